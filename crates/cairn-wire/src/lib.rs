@@ -1,1 +1,22 @@
+//! The protocol between a client and the server: messages, their encoding, and frames on a byte stream.
+//!
+//! This is the only place that knows the codec. File content travels beside a message (`bulk`), never through it.
+//! Nothing here keeps state about a session: what a message means is in the server and the client.
 
+pub mod admin;
+pub mod codec;
+pub mod frame;
+pub mod handshake;
+pub mod message;
+
+pub use codec::{CodecError, decode, encode};
+pub use frame::{Frame, FrameError, FrameKind, FrameLimits, FrameReader, FrameWriter};
+pub use handshake::{Hello, Purpose, Refusal, RefusalKind, Welcome};
+pub use message::{Push, Query, QueryReply, Request, Response};
+
+/// Version of the protocol that this program speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Oldest version that this program still understands.
+pub const PROTOCOL_VERSION_OLDEST: u32 = 1;
+/// Most bytes of a blob, and so of one piece of a chunk that is written at once.
+pub const BLOB_MAX: u32 = 4 * 1024 * 1024;
