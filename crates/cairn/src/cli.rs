@@ -1,0 +1,403 @@
+//! The command line: what can be asked, with which flags. What the commands do is in [`crate::commands`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::size::Size;
+
+const EXAMPLES: &str = "\
+Examples:
+  cairn dev                              a volume at /workspace, nothing else needed
+  cairn serve --data /srv/cairn          a server for several volumes and mounts
+  cairn volume create models --size 500GiB
+  cairn mount models /workspace
+  cairn umount /workspace
+
+Every flag can also be given as the environment variable shown beside it, or as a key of the configuration file:
+the flag's name in a table named after the command ([mount] cache-size = \"2GiB\"; [volume.create] size = \"1TiB\").
+The flag wins over the variable, the variable over the file.
+
+Exit codes: 0 success, 1 failure, 2 wrong usage, 4 damage found, 5 server unreachable, 6 refused by the server, 7 cannot mount.";
+
+/// A chunked network volume for AI workloads: mount it, share it, and treat small files like an archive.
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version, after_help = EXAMPLES, max_term_width = 120)]
+pub(crate) struct Cli {
+    /// Configuration file (TOML). Default: /etc/cairn/cairn.toml and ~/.config/cairn/cairn.toml, if they exist.
+    #[arg(long, global = true, env = "CAIRN_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, trace, or a filter such as `cairn_client=debug`.
+    #[arg(long, global = true, env = "CAIRN_LOG", default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Server, volume and mount in one process: the quickest way to a working volume.
+    Dev(Dev),
+    /// Run a server for any number of volumes and mounts.
+    Serve(Serve),
+    /// Mount a volume at a directory.
+    Mount(Mount),
+    /// Unmount a directory and wait until everything is written.
+    Umount(Umount),
+    /// Make, list, change and delete volumes.
+    #[command(subcommand)]
+    Volume(Volume),
+    /// Show the server, its volumes, mounts and health.
+    Status(Status),
+    /// Show the live counters of a mount.
+    Stats(Stats),
+    /// Check every invariant of a volume.
+    Fsck(Fsck),
+    /// Make, list and revoke the keys that TCP clients need.
+    #[command(subcommand)]
+    Key(Key),
+    /// Print a completion script for a shell.
+    Completions {
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory.
+    Man {
+        directory: PathBuf,
+    },
+}
+
+/// How to reach a server.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Connection {
+    /// Server: unix:PATH, HOST:PORT or tls://HOST:PORT. Default: the Unix socket in the default data directory.
+    #[arg(long, env = "CAIRN_SERVER", value_name = "ADDRESS")]
+    pub(crate) server: Option<String>,
+    /// Key, as `cairn key create` printed it; needed over TCP. Prefer the variable or --key-file: arguments are visible to others.
+    #[arg(long, env = "CAIRN_KEY", hide_env_values = true)]
+    pub(crate) key: Option<String>,
+    /// File that holds the key.
+    #[arg(long, env = "CAIRN_KEY_FILE", value_name = "FILE", conflicts_with = "key")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Certificate authority (PEM) that the server's TLS certificate must descend from.
+    #[arg(long, env = "CAIRN_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+}
+
+/// How a mount behaves; shared by `mount` and `dev`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MountTuning {
+    /// Memory for cached file content.
+    #[arg(long, env = "CAIRN_CACHE_SIZE", default_value = "256MiB", value_name = "SIZE")]
+    pub(crate) cache_size: Size,
+    /// Refuse every change.
+    #[arg(long, env = "CAIRN_READ_ONLY")]
+    pub(crate) read_only: bool,
+    /// Let other users in (on by default for root).
+    #[arg(long, env = "CAIRN_ALLOW_OTHER")]
+    pub(crate) allow_other: bool,
+    /// Never update access times.
+    #[arg(long, env = "CAIRN_NOATIME")]
+    pub(crate) noatime: bool,
+    /// Mount over a directory that is not empty.
+    #[arg(long, env = "CAIRN_NONEMPTY")]
+    pub(crate) nonempty: bool,
+    /// Threads that take requests from the kernel. Default: one for each CPU, at least two.
+    #[arg(long, env = "CAIRN_THREADS", value_name = "COUNT")]
+    pub(crate) threads: Option<usize>,
+    /// After how long without the server a program gets an error instead of waiting on.
+    #[arg(long, env = "CAIRN_SERVER_TIMEOUT", default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) server_timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cairn dev                                  mounted at /workspace, data in ~/.local/share/cairn (root: /var/lib/cairn)
+  cairn dev /runpod-volume --size 200GiB
+  cairn dev ./work --data ./work.data
+
+Ctrl-C writes everything, unmounts and exits. The same command brings the volume back.")]
+pub(crate) struct Dev {
+    /// Where to mount.
+    #[arg(default_value = "/workspace", env = "CAIRN_DIRECTORY")]
+    pub(crate) directory: PathBuf,
+    /// Where the data are kept.
+    #[arg(long, env = "CAIRN_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Size of the volume when it is first made.
+    #[arg(long, env = "CAIRN_SIZE", default_value = "100GiB", value_name = "SIZE")]
+    pub(crate) size: Size,
+    /// Chunk size of the volume when it is first made: a power of two from 64KiB to 64MiB.
+    #[arg(long, env = "CAIRN_CHUNK_SIZE", default_value = "4MiB", value_name = "SIZE")]
+    pub(crate) chunk_size: Size,
+    /// Volume to make and mount.
+    #[arg(long, env = "CAIRN_VOLUME", default_value = "default", value_name = "NAME")]
+    pub(crate) volume: String,
+    #[command(flatten)]
+    pub(crate) tuning: MountTuning,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cairn serve                                          Unix socket and 127.0.0.1:7420
+  cairn serve --data /srv/cairn --listen 0.0.0.0:7420 --tls-cert cert.pem --tls-key key.pem
+  cairn key create --label laptop                      a key for clients on TCP")]
+pub(crate) struct Serve {
+    /// Where the data are kept.
+    #[arg(long, env = "CAIRN_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// TCP addresses to listen on, comma-separated; `none` for the Unix socket alone.
+    #[arg(long, env = "CAIRN_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:7420", value_name = "ADDRESS")]
+    pub(crate) listen: Vec<String>,
+    /// Unix socket. Default: cairn.sock in the data directory.
+    #[arg(long, env = "CAIRN_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Certificate chain (PEM): makes TCP speak TLS.
+    #[arg(long, env = "CAIRN_TLS_CERT", requires = "tls_key", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of the certificate.
+    #[arg(long, env = "CAIRN_TLS_KEY", requires = "tls_cert", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// A mount that is silent for longer loses its leases when somebody else needs them.
+    #[arg(long, env = "CAIRN_LEASE_TTL", default_value = "15s", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) lease_ttl: Duration,
+    /// Address for Prometheus metrics.
+    #[arg(long, env = "CAIRN_METRICS", value_name = "ADDRESS")]
+    pub(crate) metrics: Option<std::net::SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cairn mount models /workspace
+  cairn mount models /workspace --server storage:7420 --key-file /etc/cairn/key
+  mount -t fuse.cairn models /workspace -o server=storage:7420,key_file=/etc/cairn/key
+
+For the last one and for /etc/fstab, link the program once: ln -s $(command -v cairn) /sbin/mount.fuse.cairn
+In fstab: models /workspace fuse.cairn server=storage:7420,key_file=/etc/cairn/key,_netdev 0 0")]
+pub(crate) struct Mount {
+    /// Name or id of the volume.
+    #[arg(env = "CAIRN_VOLUME")]
+    pub(crate) volume: String,
+    /// Where to mount it.
+    #[arg(env = "CAIRN_DIRECTORY")]
+    pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(flatten)]
+    pub(crate) tuning: MountTuning,
+    /// Stay in the foreground and log to the terminal.
+    #[arg(long, short, env = "CAIRN_FOREGROUND")]
+    pub(crate) foreground: bool,
+    /// Where a mount in the background logs to. Default: ~/.local/state/cairn/mount.log (root: /var/log/cairn-mount.log).
+    #[arg(long, env = "CAIRN_LOG_FILE", value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// Further options for the kernel, as `mount -o` takes them.
+    #[arg(short = 'o', value_delimiter = ',', value_name = "OPTIONS")]
+    pub(crate) options: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Umount {
+    pub(crate) directory: PathBuf,
+    /// Detach at once even if programs still use it; it ends when they are done.
+    #[arg(long, short, env = "CAIRN_LAZY")]
+    pub(crate) lazy: bool,
+    /// How long to wait for everything to be written.
+    #[arg(long, env = "CAIRN_UMOUNT_TIMEOUT", default_value = "120s", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Volume {
+    /// Make a volume.
+    #[command(after_help = "Example:\n  cairn volume create models --size 500GiB --data-center EU-RO-1")]
+    Create {
+        name: String,
+        /// Most bytes its files may take.
+        #[arg(long, env = "CAIRN_SIZE", value_name = "SIZE")]
+        size: Size,
+        /// Most files, directories and links. Default: one for each 4 KiB of the size, at least a million.
+        #[arg(long, env = "CAIRN_INODES", value_name = "COUNT")]
+        inodes: Option<u64>,
+        /// Chunk size: a power of two from 64KiB to 64MiB.
+        #[arg(long, env = "CAIRN_CHUNK_SIZE", default_value = "4MiB", value_name = "SIZE")]
+        chunk_size: Size,
+        /// Data centre, as the emulated clouds name it.
+        #[arg(long, env = "CAIRN_DATA_CENTER", default_value = "US-TX-2", value_name = "ID")]
+        data_center: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the volumes.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show one volume.
+    Show {
+        /// Name or id.
+        volume: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change the limits of a volume.
+    #[command(after_help = "Example:\n  cairn volume resize models --size 1TiB")]
+    Resize {
+        /// Name or id.
+        volume: String,
+        #[arg(long, env = "CAIRN_SIZE", value_name = "SIZE", required_unless_present = "inodes")]
+        size: Option<Size>,
+        #[arg(long, env = "CAIRN_INODES", value_name = "COUNT")]
+        inodes: Option<u64>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a volume another name.
+    Rename {
+        /// Name or id.
+        volume: String,
+        new_name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a volume and all that is in it.
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Name or id.
+        volume: String,
+        /// Do not ask.
+        #[arg(long, short, env = "CAIRN_YES")]
+        yes: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what a volume uses: logical bytes as `du` and quota count them, and what is stored.
+    Usage {
+        /// Name or id.
+        volume: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Where to ask and how to answer.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Output {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Print JSON.
+    #[arg(long, env = "CAIRN_JSON")]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Stats {
+    /// A mounted directory.
+    pub(crate) directory: PathBuf,
+    /// Print JSON.
+    #[arg(long, env = "CAIRN_JSON")]
+    pub(crate) json: bool,
+    /// Print again every so often.
+    #[arg(long, env = "CAIRN_INTERVAL", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) interval: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cairn fsck models                 metadata: every invariant, every counter
+  cairn fsck models --data          and every stored byte
+  cairn fsck models --repair")]
+pub(crate) struct Fsck {
+    /// Name or id of the volume.
+    pub(crate) volume: String,
+    /// Repair what can be repaired.
+    #[arg(long, env = "CAIRN_REPAIR")]
+    pub(crate) repair: bool,
+    /// Read and verify every stored byte as well.
+    #[arg(long = "data", env = "CAIRN_CHECK_DATA")]
+    pub(crate) check_data: bool,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key and print it, this once.
+    #[command(after_help = "\
+Examples:
+  cairn key create --label ci --volume models
+  cairn key create --label operator --admin")]
+    Create {
+        /// What it is for.
+        #[arg(long, env = "CAIRN_KEY_LABEL", default_value = "")]
+        label: String,
+        /// Volume that it opens (repeat for more).
+        #[arg(long, env = "CAIRN_KEY_VOLUMES", value_delimiter = ',', value_name = "VOLUME")]
+        volume: Vec<String>,
+        /// Opens everything.
+        #[arg(long, env = "CAIRN_KEY_ADMIN", conflicts_with = "volume")]
+        admin: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the keys (never their text).
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Revoke a key; connections that use it end.
+    Revoke {
+        /// Id, as `cairn key list` shows it.
+        id: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Reads `15s`, `500ms`, `2m`, `1h` or a bare number of seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let explain = || format!("{text:?} is not a time: write a number and a unit, such as 500ms, 15s or 2m");
+    let trimmed = text.trim();
+    let digits = trimmed.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| explain())?;
+    let milliseconds = match unit.trim() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(explain()),
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(explain)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("15"), Ok(Duration::from_secs(15)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(parse_duration("soon").is_err());
+    }
+}

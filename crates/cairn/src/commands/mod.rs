@@ -1,0 +1,13 @@
+//! One module for each command.
+
+pub(crate) mod dev;
+pub(crate) mod fsck;
+pub(crate) mod key;
+pub(crate) mod man;
+pub(crate) mod mount;
+pub(crate) mod mounted;
+pub(crate) mod serve;
+pub(crate) mod stats;
+pub(crate) mod status;
+pub(crate) mod umount;
+pub(crate) mod volume;

@@ -1,0 +1,129 @@
+//! A mount's life inside this process: open the volume, hand it to the kernel, wait, write everything, leave.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cairn_client::{ConnectOptions, SessionOptions, Volume, VolumeOptions};
+use cairn_fuse::{Mount, MountError, MountOptions};
+use cairn_wire::handshake::MountInfo;
+
+use crate::cli::MountTuning;
+use crate::exit_code::{Exit, WithExit};
+use crate::{connect, paths, runtime};
+
+/// How long an orderly end may take to write what is buffered.
+const CLOSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to mount where.
+pub(crate) struct Plan {
+    pub(crate) connect: ConnectOptions,
+    pub(crate) volume: String,
+    pub(crate) directory: PathBuf,
+    pub(crate) tuning: MountTuning,
+    /// Options passed through to the kernel.
+    pub(crate) kernel_options: Vec<String>,
+    /// Whether a closed terminal ends the mount.
+    pub(crate) foreground: bool,
+}
+
+/// A volume that programs can use.
+pub(crate) struct Live {
+    volume: Volume,
+    mount: Mount,
+    name: String,
+    directory: PathBuf,
+    foreground: bool,
+}
+
+/// Makes the volume available at its directory.
+pub(crate) async fn start(plan: Plan) -> Result<Live> {
+    let directory = absolute(&plan.directory)?;
+    let info = MountInfo {
+        host: host_name(),
+        pid: std::process::id(),
+        directory: directory.display().to_string(),
+        read_only: plan.tuning.read_only,
+    };
+    let mut session = SessionOptions::new(plan.connect, plan.volume, info);
+    session.give_up_after = plan.tuning.server_timeout;
+    let mut options = VolumeOptions::default();
+    options.cache_bytes = plan.tuning.cache_size.0;
+    options.read_only = plan.tuning.read_only;
+    options.noatime = plan.tuning.noatime;
+    options.recovery_dir = paths::recovery_directory();
+    let volume = Volume::open(session, options).await.map_err(connect::open_error)?;
+    let name = volume.info().name.clone();
+
+    let mut mount_options = MountOptions::new(directory.clone(), name.clone());
+    mount_options.read_only = plan.tuning.read_only;
+    mount_options.allow_other |= plan.tuning.allow_other;
+    mount_options.nonempty = plan.tuning.nonempty;
+    mount_options.threads = plan.tuning.threads;
+    mount_options.extra = plan.kernel_options;
+    let handle = tokio::runtime::Handle::current();
+    let file_system = volume.clone();
+    let mounted = tokio::task::spawn_blocking(move || Mount::new(file_system, mount_options, handle)).await?;
+    let mount = match mounted {
+        Ok(mount) => mount,
+        Err(error) => {
+            volume.close(CLOSE_LIMIT).await.context("the volume could not be closed in good order")?;
+            return Err(mount_error(&error));
+        }
+    };
+    volume.attach_kernel(mount.kernel_cache());
+    Ok(Live { volume, mount, name, directory, foreground: plan.foreground })
+}
+
+fn mount_error(error: &MountError) -> anyhow::Error {
+    WithExit(Exit::CannotMount, error.to_string()).into()
+}
+
+impl Live {
+    pub(crate) fn volume_name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Waits until somebody unmounts the directory or asks this process to stop; then writes everything.
+    pub(crate) async fn run_to_end(self) -> Result<()> {
+        let ended = tokio::select! {
+            () = self.mount.wait() => None,
+            reason = runtime::asked_to_stop(self.foreground) => Some(reason?),
+        };
+        if let Some(reason) = ended {
+            tracing::info!("{reason}: unmounting {}", self.directory.display());
+        }
+        // What programs wrote goes out first, so that a busy mount that must be detached lazily loses nothing.
+        let flushed = self.volume.flush_all().await;
+        if ended.is_some() {
+            self.mount.unmount(Duration::from_secs(5)).await;
+        }
+        let closed = self.volume.close(CLOSE_LIMIT).await;
+        match (flushed, closed) {
+            (_, Ok(())) => Ok(()),
+            (_, Err(error)) => {
+                bail!("not everything could be written before {} was unmounted: {error}", self.directory.display())
+            }
+        }
+    }
+}
+
+/// The directory as an absolute path, made if it does not exist.
+fn absolute(directory: &Path) -> Result<PathBuf> {
+    if let Err(error) = std::fs::create_dir_all(directory)
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+        && error.raw_os_error() != Some(libc::ENOTCONN)
+    {
+        let message = format!("cannot make the directory {}: {error}", directory.display());
+        return Err(WithExit(Exit::CannotMount, message).into());
+    }
+    std::path::absolute(directory).with_context(|| format!("no such directory: {}", directory.display()))
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+}

@@ -1,0 +1,38 @@
+//! `cairn serve`: a server for volumes and mounts.
+
+use std::net::ToSocketAddrs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use cairn_server::{Server, ServerConfig, TlsFiles};
+
+use crate::cli::Serve;
+use crate::{paths, runtime};
+
+pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
+    let data = options.data.clone().unwrap_or_else(paths::data_directory);
+    let mut config = ServerConfig::new(data.clone());
+    config.unix_socket = Some(options.socket.clone().unwrap_or_else(|| paths::socket_in(&data)));
+    for address in options.listen.iter().filter(|address| address.as_str() != "none") {
+        let resolved = address
+            .to_socket_addrs()
+            .with_context(|| format!("{address:?} is not an address to listen on: write HOST:PORT"))?;
+        config.listen.extend(resolved.take(1));
+    }
+    if let (Some(certificate), Some(key)) = (&options.tls_cert, &options.tls_key) {
+        config.tls = Some(TlsFiles { certificate: certificate.clone(), key: key.clone() });
+    }
+    config.lease_ttl = options.lease_ttl;
+    config.metrics = options.metrics;
+    runtime::new()?.block_on(async {
+        let server = Server::start(config).await?;
+        for address in server.listening() {
+            println!("listening on {address}");
+        }
+        let reason = runtime::asked_to_stop(true).await?;
+        tracing::info!("{reason}: shutting down");
+        server.shutdown().await;
+        anyhow::Ok(())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

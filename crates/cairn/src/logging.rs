@@ -1,0 +1,22 @@
+//! Log lines on standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging with `filter`; an unreadable filter is reported and replaced by `info`.
+pub(crate) fn start(filter: &str) {
+    let (filter, complaint) = match EnvFilter::try_new(filter) {
+        Ok(parsed) => (parsed, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    if let Some(error) = complaint {
+        tracing::warn!("log filter not understood, using `info`: {error}");
+    }
+}
