@@ -1,1 +1,3 @@
+//! placeholder header, replaced below
 
+pub mod volume;

@@ -4,6 +4,7 @@
 //! promises (sorted, non-overlapping, in range) is kept by its constructors and relied on everywhere else.
 
 pub mod attr;
+pub mod checksum;
 pub mod errno;
 pub mod extent;
 pub mod id;

@@ -1,0 +1,116 @@
+//! One attempt to connect: socket, TLS where asked for, and the handshake, all within one time limit.
+//!
+//! Knows nothing of sessions: whoever calls decides whether and when to try again.
+
+use std::io;
+
+use cairn_wire::handshake::HelloReply;
+use cairn_wire::{
+    FrameKind, FrameLimits, FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST, Purpose,
+    Refusal, Welcome,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::address::{ConnectOptions, ServerAddress, split_host_port};
+use crate::tls;
+
+/// Program and version, as the server logs them.
+const SOFTWARE: &str = concat!("cairn/", env!("CARGO_PKG_VERSION"));
+
+pub(crate) type Reader = FrameReader<Box<dyn AsyncRead + Send + Sync + Unpin>>;
+pub(crate) type Writer = FrameWriter<Box<dyn AsyncWrite + Send + Sync + Unpin>>;
+
+/// A connection that the server has welcomed.
+pub(crate) struct Connection {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+    pub(crate) welcome: Welcome,
+}
+
+/// Why there is no connection. Each is a sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "no server answers at {address} ({reason}): start one with `cairn serve`, or name the right one with --server"
+    )]
+    Unreachable { address: String, reason: String },
+    /// The server's own sentence.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{0}")]
+    Tls(String),
+    #[error("the server at {address} does not behave as a Cairn server of this version ({reason})")]
+    Protocol { address: String, reason: String },
+}
+
+/// Connects and introduces itself, within [`ConnectOptions::connect_timeout`].
+pub(crate) async fn connect(options: &ConnectOptions, purpose: Purpose) -> Result<Connection, OpenError> {
+    match tokio::time::timeout(options.connect_timeout, attempt(options, purpose)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(OpenError::Unreachable {
+            address: options.address.to_string(),
+            reason: format!("no answer within {:?}", options.connect_timeout),
+        }),
+    }
+}
+
+async fn attempt(options: &ConnectOptions, purpose: Purpose) -> Result<Connection, OpenError> {
+    let address = &options.address;
+    let unreachable = |error: io::Error| OpenError::Unreachable { address: address.to_string(), reason: error.to_string() };
+    match address {
+        ServerAddress::Unix(path) => {
+            let (read, write) = UnixStream::connect(path).await.map_err(unreachable)?.into_split();
+            shake_hands(options, purpose, Box::new(read), Box::new(write)).await
+        }
+        ServerAddress::Tcp { host_port } => {
+            let (read, write) = dial(host_port).await.map_err(unreachable)?.into_split();
+            shake_hands(options, purpose, Box::new(read), Box::new(write)).await
+        }
+        ServerAddress::Tls { host_port } => {
+            let host = split_host_port(host_port).map_or(host_port.as_str(), |(host, _)| host);
+            let stream = dial(host_port).await.map_err(unreachable)?;
+            let stream = tls::wrap(stream, host, options.tls_ca.as_deref()).await.map_err(OpenError::Tls)?;
+            let (read, write) = tokio::io::split(stream);
+            shake_hands(options, purpose, Box::new(read), Box::new(write)).await
+        }
+    }
+}
+
+async fn dial(host_port: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(host_port).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn shake_hands(
+    options: &ConnectOptions,
+    purpose: Purpose,
+    read: Box<dyn AsyncRead + Send + Sync + Unpin>,
+    write: Box<dyn AsyncWrite + Send + Sync + Unpin>,
+) -> Result<Connection, OpenError> {
+    let address = || options.address.to_string();
+    let protocol = |reason: String| OpenError::Protocol { address: address(), reason };
+    let mut writer = FrameWriter::new(write);
+    let mut reader = FrameReader::new(read, FrameLimits::HANDSHAKE);
+    let hello = Hello {
+        versions: (PROTOCOL_VERSION_OLDEST, PROTOCOL_VERSION),
+        software: SOFTWARE.to_owned(),
+        key: options.key.clone(),
+        purpose,
+    };
+    let lost = |error: cairn_wire::FrameError| match error {
+        cairn_wire::FrameError::Closed | cairn_wire::FrameError::Io(_) => {
+            OpenError::Unreachable { address: address(), reason: error.to_string() }
+        }
+        other => protocol(other.to_string()),
+    };
+    writer.write(FrameKind::Hello, 0, &hello, &[]).await.map_err(lost)?;
+    let reply: HelloReply = reader.read().await.and_then(|frame| frame.expect(FrameKind::Welcome)).map_err(lost)?;
+    let welcome = reply?;
+    if !(PROTOCOL_VERSION_OLDEST..=PROTOCOL_VERSION).contains(&welcome.version) {
+        return Err(protocol(format!("it speaks protocol version {}", welcome.version)));
+    }
+    reader.set_limits(FrameLimits::SESSION);
+    Ok(Connection { reader, writer, welcome })
+}

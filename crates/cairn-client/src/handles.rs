@@ -1,0 +1,76 @@
+//! Open files and directories: what belongs to one `open`, not to the node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cairn_types::Ino;
+use parking_lot::Mutex;
+
+use crate::api::Handle;
+use crate::readahead::ReadAhead;
+use crate::volume::directory::Listing;
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct FileHandle {
+    pub ino: Ino,
+    pub state: Mutex<FileHandleState>,
+}
+
+#[derive(Debug)]
+pub(crate) struct FileHandleState {
+    pub read_ahead: ReadAhead,
+    /// Number of the last write error that this handle was told of (or that was there before it).
+    pub error_seen: u64,
+}
+
+/// An open directory. The listing is behind an asynchronous lock because reading it may ask the server.
+#[derive(Debug)]
+pub(crate) struct DirectoryHandle {
+    pub ino: Ino,
+    pub listing: tokio::sync::Mutex<Listing>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Handles {
+    next: AtomicU64,
+    files: Mutex<HashMap<u64, Arc<FileHandle>>>,
+    directories: Mutex<HashMap<u64, Arc<DirectoryHandle>>>,
+}
+
+impl Handles {
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn open_file(&self, ino: Ino, error_seen: u64) -> Handle {
+        let number = self.number();
+        let state = Mutex::new(FileHandleState { read_ahead: ReadAhead::default(), error_seen });
+        self.files.lock().insert(number, Arc::new(FileHandle { ino, state }));
+        Handle(number)
+    }
+
+    pub(crate) fn file(&self, handle: Handle) -> Option<Arc<FileHandle>> {
+        self.files.lock().get(&handle.0).cloned()
+    }
+
+    pub(crate) fn close_file(&self, handle: Handle) -> Option<Arc<FileHandle>> {
+        self.files.lock().remove(&handle.0)
+    }
+
+    pub(crate) fn open_directory(&self, ino: Ino) -> Handle {
+        let number = self.number();
+        let listing = tokio::sync::Mutex::default();
+        self.directories.lock().insert(number, Arc::new(DirectoryHandle { ino, listing }));
+        Handle(number)
+    }
+
+    pub(crate) fn directory(&self, handle: Handle) -> Option<Arc<DirectoryHandle>> {
+        self.directories.lock().get(&handle.0).cloned()
+    }
+
+    pub(crate) fn close_directory(&self, handle: Handle) {
+        self.directories.lock().remove(&handle.0);
+    }
+}

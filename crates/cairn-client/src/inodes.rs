@@ -1,0 +1,532 @@
+//! What is known here of each node, and the table of all of them.
+//!
+//! A node's state is behind one lock that is never held across an await. What was learnt from the server counts only
+//! while a lease covers it: losing the lease drops it ([`NodeState::lose_lease`]). Grants and recalls may overtake one
+//! another, so a grant that is not newer than the last recall (or the last voluntary return) of its node is void; the
+//! table remembers those stamps for a while even for nodes that it no longer holds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use cairn_types::{Attr, Errno, FileKind, Ino, LeaseMode, Name, Timestamp};
+use cairn_wire::message::Grant;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::directory::DirectoryCache;
+use crate::extents::ExtentMap;
+use crate::overlay::Overlay;
+
+/// Buffered content of a file and what is known of its content at the server.
+#[derive(Debug)]
+pub(crate) struct FileState {
+    pub overlay: Overlay,
+    pub extents: ExtentMap,
+    /// Modification time that the next flush must carry; `None` if the server's is right.
+    pub pending_mtime: Option<Timestamp>,
+    /// Time of the last write that is not applied yet.
+    pub pending_ctime: Option<Timestamp>,
+    /// Reserved room that the buffered writes use, in bytes as quota counts them.
+    pub drawn: u64,
+    /// A task is flushing this file.
+    pub flushing: bool,
+    /// Listed for the next round of background flushes.
+    pub queued: bool,
+    /// Changes of the content that are at the server now (truncate, allocate, copy): background flushes wait.
+    pub content_calls: u32,
+    /// Counts flushes that were started: who compares two readings knows whether one came between.
+    pub flushes: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Not known yet, or neither file nor directory.
+    None,
+    File(Box<FileState>),
+    Directory(Box<DirectoryCache>),
+}
+
+/// A recall that is being answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PendingRecall {
+    pub leave: LeaseMode,
+    pub stamp: u64,
+}
+
+/// The error of buffered writes that were lost; every open handle is told once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WriteError {
+    /// Number of the last error; 0 if there was none.
+    pub sequence: u64,
+    pub errno: Option<Errno>,
+    /// Last one that `fsync` (which comes without a handle) has told of.
+    pub told_by_fsync: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct NodeState {
+    /// As the server said last; only valid under a lease.
+    pub attr: Option<Attr>,
+    pub lease: LeaseMode,
+    /// Stamp of the newest grant.
+    pub stamp: u64,
+    /// Stamp of the newest recall; grants up to it are void.
+    pub recalled: u64,
+    pub recall: Option<PendingRecall>,
+    /// The recall has emptied the kernel's caches and is about to be answered: nothing may be answered from here.
+    pub sealed: bool,
+    /// Counts losses of the lease.
+    pub epoch: u64,
+    /// References that the kernel holds.
+    pub references: u64,
+    /// Open handles.
+    pub opens: u32,
+    /// The server was told (with a returned lease) that this file is open here.
+    pub declared_open: bool,
+    /// The last name is gone, and this session keeps the content because it has the file open.
+    pub orphan: bool,
+    /// The last name is gone, by a change of this session.
+    pub removed: bool,
+    /// The kernel may hold pages of this file, all of them read or written under the present lease.
+    pub pages: bool,
+    /// Reads that were answered; what they carried may be in the kernel's cache.
+    pub reads: u64,
+    /// A name that this node had, for messages and recovery copies.
+    pub name: Option<Name>,
+    /// Access time that the server has not been told yet.
+    pub pending_atime: Option<Timestamp>,
+    pub error: WriteError,
+    pub content: Content,
+}
+
+impl NodeState {
+    fn new(recalled: u64) -> Self {
+        NodeState {
+            attr: None,
+            lease: LeaseMode::None,
+            stamp: 0,
+            recalled,
+            recall: None,
+            sealed: false,
+            epoch: 0,
+            references: 0,
+            opens: 0,
+            declared_open: false,
+            orphan: false,
+            removed: false,
+            pages: false,
+            reads: 0,
+            name: None,
+            pending_atime: None,
+            error: WriteError::default(),
+            content: Content::None,
+        }
+    }
+
+    /// Attributes and content here may be used for answers, as far as this node's own state says.
+    pub(crate) fn holds(&self, mode: LeaseMode) -> bool {
+        self.lease >= mode && !self.sealed && self.attr.is_some()
+    }
+
+    pub(crate) fn file(&self) -> Option<&FileState> {
+        match &self.content {
+            Content::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn file_mut(&mut self) -> Option<&mut FileState> {
+        match &mut self.content {
+            Content::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> Option<&DirectoryCache> {
+        match &self.content {
+            Content::Directory(directory) => Some(directory),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn directory_mut(&mut self) -> Option<&mut DirectoryCache> {
+        match &mut self.content {
+            Content::Directory(directory) => Some(directory),
+            _ => None,
+        }
+    }
+
+    /// Attributes as a program must see them: the server's, and what is buffered here on top.
+    pub(crate) fn view(&self) -> Option<Attr> {
+        let mut attr = self.attr?;
+        if let Some(file) = self.file() {
+            attr.size = attr.size.max(file.overlay.end());
+            attr.allocated += file.overlay.grown();
+            if let Some(mtime) = file.pending_mtime {
+                attr.mtime = mtime;
+            }
+            if let Some(ctime) = file.pending_ctime {
+                attr.ctime = attr.ctime.max(ctime);
+            }
+        }
+        if let Some(atime) = self.pending_atime {
+            attr.atime = atime;
+        }
+        Some(attr)
+    }
+
+    /// Nothing here waits to be sent.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.pending_atime.is_none() && self.file().is_none_or(|file| file.overlay.is_clean() && !file.flushing)
+    }
+
+    /// Takes over a lease, unless it is void. Whether it stands.
+    pub(crate) fn grant(&mut self, grant: Grant) -> bool {
+        if grant.stamp <= self.recalled {
+            return false;
+        }
+        self.lease = self.lease.max(grant.mode);
+        self.stamp = self.stamp.max(grant.stamp);
+        self.lease > LeaseMode::None
+    }
+
+    /// Takes over attributes from an answer. `granted`: the answer came with a lease on this node that stands.
+    pub(crate) fn learn_attr(&mut self, attr: &Attr, granted: bool, chunk_size: u32) {
+        let newer = match &self.attr {
+            Some(known) => attr.version >= known.version,
+            None => granted,
+        };
+        if newer {
+            self.attr = Some(*attr);
+        }
+        if matches!(self.content, Content::None) {
+            self.content = match attr.kind {
+                FileKind::Regular => Content::File(Box::new(FileState {
+                    overlay: Overlay::new(chunk_size),
+                    extents: ExtentMap::default(),
+                    pending_mtime: None,
+                    pending_ctime: None,
+                    drawn: 0,
+                    flushing: false,
+                    queued: false,
+                    content_calls: 0,
+                    flushes: 0,
+                })),
+                FileKind::Directory => Content::Directory(Box::default()),
+                _ => Content::None,
+            };
+        }
+        if newer && attr.allocated == 0 {
+            if let Some(file) = self.file_mut()
+                && !file.flushing
+            {
+                file.extents.set_empty();
+            }
+        }
+    }
+
+    /// Drops everything that a lease covered. Buffered writes stay: they are the caller's to send or to save.
+    pub(crate) fn lose_lease(&mut self) {
+        self.lease = LeaseMode::None;
+        self.epoch += 1;
+        self.attr = None;
+        self.pages = false;
+        match &mut self.content {
+            Content::File(file) => file.extents.clear(),
+            Content::Directory(directory) => directory.clear(),
+            Content::None => {}
+        }
+    }
+
+    /// Notes that buffered writes were lost.
+    pub(crate) fn fail_writes(&mut self, errno: Errno) {
+        self.error.sequence += 1;
+        self.error.errno = Some(errno);
+    }
+
+    /// Whether this node may leave the table (after its lease was given back).
+    pub(crate) fn is_idle(&self) -> bool {
+        self.opens == 0 && !self.orphan && !self.declared_open && self.recall.is_none() && !self.sealed && self.is_clean()
+    }
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub ino: Ino,
+    state: Mutex<NodeState>,
+    /// Told when a flush ends, a recall is answered, or a request begins to wait for the server.
+    pub changed: Notify,
+    /// Requests on this node that wait for the server.
+    waiting: AtomicU32,
+    /// When it was used last, in ticks of the table.
+    used: AtomicU32,
+}
+
+impl Node {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, NodeState> {
+        self.state.lock()
+    }
+
+    /// Counts a request that waits for the server until the guard is dropped.
+    pub(crate) fn wait_for_server(self: &Arc<Self>) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        Waiting(Arc::clone(self))
+    }
+
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// See [`Node::wait_for_server`].
+pub(crate) struct Waiting(Arc<Node>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+const SHARDS: usize = 64;
+
+#[derive(Default)]
+struct Shard {
+    nodes: HashMap<Ino, Arc<Node>>,
+    /// Stamps of recalls and returns of nodes that are not listed: this period's and the last one's.
+    floors: HashMap<Ino, u64>,
+    old_floors: HashMap<Ino, u64>,
+}
+
+/// All nodes that something is known of.
+pub(crate) struct Table {
+    shards: Vec<Mutex<Shard>>,
+    count: AtomicUsize,
+    /// Advances once a second or so; only compared.
+    tick: AtomicU32,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Table {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            count: AtomicUsize::new(0),
+            tick: AtomicU32::new(0),
+        }
+    }
+
+    fn shard(&self, ino: Ino) -> MutexGuard<'_, Shard> {
+        let hash = ino.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        self.shards[hash as usize % SHARDS].lock()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        let node = self.shard(ino).nodes.get(&ino).cloned()?;
+        node.used.store(self.tick.load(Ordering::Relaxed), Ordering::Relaxed);
+        Some(node)
+    }
+
+    pub(crate) fn get_or_insert(&self, ino: Ino) -> Arc<Node> {
+        let tick = self.tick.load(Ordering::Relaxed);
+        let mut shard = self.shard(ino);
+        if let Some(node) = shard.nodes.get(&ino) {
+            node.used.store(tick, Ordering::Relaxed);
+            return Arc::clone(node);
+        }
+        let floor = shard.floors.get(&ino).or_else(|| shard.old_floors.get(&ino)).copied().unwrap_or(0);
+        let node = Arc::new(Node {
+            ino,
+            state: Mutex::new(NodeState::new(floor)),
+            changed: Notify::new(),
+            waiting: AtomicU32::new(0),
+            used: AtomicU32::new(tick),
+        });
+        shard.nodes.insert(ino, Arc::clone(&node));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        node
+    }
+
+    /// The node, or (if it is not listed) a note that grants up to `stamp` are void.
+    pub(crate) fn get_or_void(&self, ino: Ino, stamp: u64) -> Option<Arc<Node>> {
+        let mut shard = self.shard(ino);
+        if let Some(node) = shard.nodes.get(&ino) {
+            return Some(Arc::clone(node));
+        }
+        let floor = shard.floors.entry(ino).or_insert(0);
+        *floor = (*floor).max(stamp);
+        None
+    }
+
+    /// Takes a node out if `leave` (called with its state locked) agrees and nobody else holds it. Gives back the stamp
+    /// and mode of the lease that it had.
+    fn remove_if(&self, ino: Ino, leave: impl FnOnce(&NodeState) -> bool) -> Option<(u64, LeaseMode)> {
+        let mut shard = self.shard(ino);
+        let node = shard.nodes.get(&ino)?;
+        // A task that holds the node may be about to write to it.
+        if Arc::strong_count(node) > 1 {
+            return None;
+        }
+        let (stamp, mode, floor) = {
+            let state = node.lock();
+            if !leave(&state) {
+                return None;
+            }
+            (state.stamp, state.lease, state.stamp.max(state.recalled))
+        };
+        shard.nodes.remove(&ino);
+        shard.floors.insert(ino, floor);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some((stamp, mode))
+    }
+
+    /// Takes out a node that is idle.
+    pub(crate) fn evict(&self, ino: Ino) -> Option<(u64, LeaseMode)> {
+        self.remove_if(ino, NodeState::is_idle)
+    }
+
+    /// Nodes that were not used for the longest time and seem idle, at most `most` of them.
+    pub(crate) fn oldest(&self, most: usize) -> Vec<Arc<Node>> {
+        let now = self.tick.load(Ordering::Relaxed);
+        let mut ages: Vec<(u32, Arc<Node>)> = Vec::new();
+        for shard in &self.shards {
+            for node in shard.lock().nodes.values() {
+                let age = now.wrapping_sub(node.used.load(Ordering::Relaxed));
+                if node.ino != Ino::ROOT && node.lock().is_idle() {
+                    ages.push((age, Arc::clone(node)));
+                }
+            }
+        }
+        let cut = ages.len().saturating_sub(most);
+        if cut > 0 {
+            ages.select_nth_unstable_by_key(cut, |(age, _)| *age);
+        }
+        ages.drain(cut..).map(|(_, node)| node).collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.shards.iter().flat_map(|shard| shard.lock().nodes.values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Moves the clock by which nodes grow old.
+    pub(crate) fn advance(&self) {
+        self.tick.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Forgets stamps of absent nodes that were noted before the last call; called every minute or so, far longer than
+    /// any answer is under way.
+    pub(crate) fn rotate_floors(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            shard.old_floors = std::mem::take(&mut shard.floors);
+        }
+    }
+
+    /// The server's counter of stamps has begun again: nothing that was noted means anything.
+    pub(crate) fn reset_stamps(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            shard.floors.clear();
+            shard.old_floors.clear();
+            for node in shard.nodes.values() {
+                let mut state = node.lock();
+                state.recalled = 0;
+                state.stamp = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(stamp: u64) -> Grant {
+        Grant { ino: Ino(5), mode: LeaseMode::Exclusive, stamp }
+    }
+
+    fn attr(version: u64, size: u64) -> Attr {
+        Attr {
+            ino: Ino(5),
+            kind: FileKind::Regular,
+            mode: 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size,
+            allocated: size,
+            atime: Timestamp::default(),
+            mtime: Timestamp::default(),
+            ctime: Timestamp::default(),
+            btime: Timestamp::default(),
+            version,
+            flags: cairn_types::AttrFlags::default(),
+        }
+    }
+
+    #[test]
+    fn a_grant_that_a_recall_has_overtaken_is_void() {
+        let table = Table::new();
+        assert!(table.get_or_void(Ino(5), 10).is_none());
+        let node = table.get_or_insert(Ino(5));
+        assert!(!node.lock().grant(grant(9)));
+        assert!(!node.lock().grant(grant(10)));
+        assert!(node.lock().grant(grant(11)));
+    }
+
+    #[test]
+    fn an_evicted_node_voids_the_grants_it_had() {
+        let table = Table::new();
+        table.get_or_insert(Ino(5)).lock().grant(grant(7));
+        assert_eq!(table.evict(Ino(5)), Some((7, LeaseMode::Exclusive)));
+        assert_eq!(table.len(), 0);
+        assert!(!table.get_or_insert(Ino(5)).lock().grant(grant(7)));
+        assert!(table.get_or_insert(Ino(5)).lock().grant(grant(8)));
+    }
+
+    #[test]
+    fn a_node_in_use_is_not_evicted() {
+        let table = Table::new();
+        let node = table.get_or_insert(Ino(5));
+        assert_eq!(table.evict(Ino(5)), None);
+        node.lock().opens = 1;
+        drop(node);
+        assert_eq!(table.evict(Ino(5)), None);
+    }
+
+    #[test]
+    fn attributes_without_a_lease_are_not_kept_and_older_ones_do_not_win() {
+        let table = Table::new();
+        let node = table.get_or_insert(Ino(5));
+        let mut state = node.lock();
+        state.learn_attr(&attr(1, 10), false, 64);
+        assert_eq!(state.attr, None);
+        assert!(state.grant(grant(3)));
+        state.learn_attr(&attr(2, 20), true, 64);
+        state.learn_attr(&attr(1, 10), true, 64);
+        assert_eq!(state.view().map(|attr| attr.size), Some(20));
+        state.lose_lease();
+        state.learn_attr(&attr(3, 30), false, 64);
+        assert_eq!(state.view(), None);
+    }
+
+    #[test]
+    fn buffered_writes_show_in_the_attributes() {
+        let table = Table::new();
+        let node = table.get_or_insert(Ino(5));
+        let mut state = node.lock();
+        state.grant(grant(3));
+        state.learn_attr(&attr(2, 20), true, 64);
+        let file = state.file_mut().expect("a file");
+        file.overlay.write(1, 6, &[1; 10], 10);
+        file.pending_mtime = Some(Timestamp { secs: 9, nanos: 0 });
+        let view = state.view().expect("attributes");
+        assert_eq!((view.size, view.allocated, view.mtime.secs), (80, 30, 9));
+    }
+}

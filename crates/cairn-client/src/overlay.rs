@@ -1,0 +1,613 @@
+//! File content that is written here and not yet applied at the server.
+//!
+//! Two layers, per chunk: *dirty* (writes go here, in place) above *frozen* (being flushed, immutable), both above
+//! what the server has ("below", not known here). A pure structure: no I/O, no lock, no time.
+//!
+//! Invariants: segments of a layer are sorted by offset, never empty, never overlapping, inside their chunk; a chunk
+//! without segments is not listed; at most one freeze is under way at a time. `grown` of a chunk counts the bytes of its
+//! segments that neither another layer nor the server had allocated when they were written.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+/// Bytes of one chunk that are still written to.
+#[derive(Debug)]
+struct Segment {
+    offset: u32,
+    data: Vec<u8>,
+}
+
+impl Segment {
+    fn end(&self) -> u32 {
+        self.offset + self.data.len() as u32
+    }
+}
+
+/// Bytes of one chunk that are on their way to the server.
+#[derive(Clone, Debug)]
+pub(crate) struct FrozenSegment {
+    /// In the chunk, in bytes.
+    pub offset: u32,
+    pub data: Bytes,
+}
+
+impl FrozenSegment {
+    fn end(&self) -> u32 {
+        self.offset + self.data.len() as u32
+    }
+}
+
+#[derive(Debug)]
+struct Layered<S> {
+    segments: Vec<S>,
+    grown: u64,
+}
+
+/// Part of an answer to [`Overlay::pieces`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Data(Bytes),
+    /// Neither layer has these bytes of the chunk.
+    Below {
+        from: u32,
+        to: u32,
+    },
+}
+
+/// A frozen chunk that is to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct FrozenChunk {
+    pub chunk: u32,
+    pub segments: Vec<FrozenSegment>,
+}
+
+/// Which chunks [`Overlay::freeze`] takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freeze {
+    All,
+    /// Those that are dirty from end to end, as a stream leaves them behind.
+    FullChunks,
+}
+
+/// The two layers of one file.
+#[derive(Debug)]
+pub(crate) struct Overlay {
+    chunk_size: u32,
+    dirty: BTreeMap<u32, Layered<Segment>>,
+    frozen: BTreeMap<u32, Layered<FrozenSegment>>,
+    dirty_bytes: u64,
+    frozen_bytes: u64,
+    grown: u64,
+}
+
+impl Overlay {
+    pub(crate) fn new(chunk_size: u32) -> Self {
+        Overlay {
+            chunk_size,
+            dirty: BTreeMap::new(),
+            frozen: BTreeMap::new(),
+            dirty_bytes: 0,
+            frozen_bytes: 0,
+            grown: 0,
+        }
+    }
+
+    /// Nothing is dirty and nothing is frozen.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.dirty.is_empty() && self.frozen.is_empty()
+    }
+
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    pub(crate) fn has_frozen(&self) -> bool {
+        !self.frozen.is_empty()
+    }
+
+    /// Bytes held in both layers.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.dirty_bytes + self.frozen_bytes
+    }
+
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes
+    }
+
+    /// Bytes that will be allocated on top of what the server counts.
+    pub(crate) fn grown(&self) -> u64 {
+        self.grown
+    }
+
+    /// File offset just behind the last byte of either layer; 0 if there is none.
+    pub(crate) fn end(&self) -> u64 {
+        let dirty = self
+            .dirty
+            .last_key_value()
+            .and_then(|(chunk, layered)| Some(self.position(*chunk, layered.segments.last()?.end())));
+        let frozen = self
+            .frozen
+            .last_key_value()
+            .and_then(|(chunk, layered)| Some(self.position(*chunk, layered.segments.last()?.end())));
+        dirty.unwrap_or(0).max(frozen.unwrap_or(0))
+    }
+
+    fn position(&self, chunk: u32, offset: u32) -> u64 {
+        u64::from(chunk) * u64::from(self.chunk_size) + u64::from(offset)
+    }
+
+    /// Lays `data` over bytes `offset..` of `chunk`, which it must not leave. `grown` as computed by the caller from
+    /// [`Overlay::below`] before this call.
+    pub(crate) fn write(&mut self, chunk: u32, offset: u32, data: &[u8], grown: u64) {
+        if data.is_empty() {
+            return;
+        }
+        let end = offset + data.len() as u32;
+        debug_assert!(end <= self.chunk_size);
+        let layered = self.dirty.entry(chunk).or_insert_with(|| Layered { segments: Vec::new(), grown: 0 });
+        layered.grown += grown;
+        self.grown += grown;
+        let segments = &mut layered.segments;
+        // Overwrites in place what is there, appends to a segment that ends where a gap begins, and never moves or
+        // joins segments: the cost of a write depends on its own length alone.
+        let mut cursor = offset;
+        let mut index = segments.partition_point(|segment| segment.end() <= offset);
+        while cursor < end {
+            let next_start = segments.get(index).map_or(u32::MAX, |segment| segment.offset);
+            let source = (cursor - offset) as usize;
+            if next_start <= cursor {
+                let segment = &mut segments[index];
+                let stop = segment.end().min(end);
+                let inside = (cursor - segment.offset) as usize;
+                let length = (stop - cursor) as usize;
+                segment.data[inside..inside + length].copy_from_slice(&data[source..source + length]);
+                cursor = stop;
+                index += 1;
+                continue;
+            }
+            let stop = next_start.min(end);
+            let fresh = &data[source..source + (stop - cursor) as usize];
+            self.dirty_bytes += fresh.len() as u64;
+            match index.checked_sub(1).and_then(|before| segments.get_mut(before)) {
+                Some(before) if before.end() == cursor => before.data.extend_from_slice(fresh),
+                _ => {
+                    segments.insert(index, Segment { offset: cursor, data: fresh.to_vec() });
+                    index += 1;
+                }
+            }
+            cursor = stop;
+        }
+    }
+
+    /// The content of `from..to` of `chunk`, in order and without gaps.
+    pub(crate) fn pieces(&self, chunk: u32, from: u32, to: u32) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let mut cursor = from;
+        if let Some(layered) = self.dirty.get(&chunk) {
+            let first = layered.segments.partition_point(|segment| segment.end() <= from);
+            for segment in layered.segments[first..].iter().take_while(|segment| segment.offset < to) {
+                let start = segment.offset.max(from);
+                let stop = segment.end().min(to);
+                self.frozen_pieces(chunk, cursor, start, &mut pieces);
+                let inside = (start - segment.offset) as usize..(stop - segment.offset) as usize;
+                pieces.push(Piece::Data(Bytes::copy_from_slice(&segment.data[inside])));
+                cursor = stop;
+            }
+        }
+        self.frozen_pieces(chunk, cursor, to, &mut pieces);
+        pieces
+    }
+
+    fn frozen_pieces(&self, chunk: u32, from: u32, to: u32, pieces: &mut Vec<Piece>) {
+        let mut cursor = from;
+        if let Some(layered) = self.frozen.get(&chunk) {
+            let first = layered.segments.partition_point(|segment| segment.end() <= from);
+            for segment in layered.segments[first..].iter().take_while(|segment| segment.offset < to) {
+                let start = segment.offset.max(from);
+                let stop = segment.end().min(to);
+                if cursor < start {
+                    pieces.push(Piece::Below { from: cursor, to: start });
+                }
+                let inside = (start - segment.offset) as usize..(stop - segment.offset) as usize;
+                pieces.push(Piece::Data(segment.data.slice(inside)));
+                cursor = stop;
+            }
+        }
+        if cursor < to {
+            pieces.push(Piece::Below { from: cursor, to });
+        }
+    }
+
+    /// The ranges of `from..to` of `chunk` that neither layer has.
+    pub(crate) fn below(&self, chunk: u32, from: u32, to: u32) -> Vec<(u32, u32)> {
+        if !self.dirty.contains_key(&chunk) && !self.frozen.contains_key(&chunk) {
+            return vec![(from, to)];
+        }
+        let covered = |list: &mut Vec<(u32, u32)>, start: u32, end: u32| {
+            if start < to && end > from {
+                list.push((start.max(from), end.min(to)));
+            }
+        };
+        let mut taken = Vec::new();
+        if let Some(layered) = self.dirty.get(&chunk) {
+            let first = layered.segments.partition_point(|segment| segment.end() <= from);
+            for segment in layered.segments[first..].iter().take_while(|segment| segment.offset < to) {
+                covered(&mut taken, segment.offset, segment.end());
+            }
+        }
+        if let Some(layered) = self.frozen.get(&chunk) {
+            let first = layered.segments.partition_point(|segment| segment.end() <= from);
+            for segment in layered.segments[first..].iter().take_while(|segment| segment.offset < to) {
+                covered(&mut taken, segment.offset, segment.end());
+            }
+        }
+        taken.sort_unstable();
+        let mut gaps = Vec::new();
+        let mut cursor = from;
+        for (start, end) in taken {
+            if start > cursor {
+                gaps.push((cursor, start));
+            }
+            cursor = cursor.max(end);
+        }
+        if cursor < to {
+            gaps.push((cursor, to));
+        }
+        gaps
+    }
+
+    /// Cuts both layers at `size` (a file offset, in bytes). What a flush that is under way sends is the caller's
+    /// concern: it waits for it, or forgets what it knows of the server's extents.
+    pub(crate) fn truncate(&mut self, size: u64) {
+        let chunk = (size / u64::from(self.chunk_size)) as u32;
+        let offset = (size % u64::from(self.chunk_size)) as u32;
+        let first_gone = if offset == 0 { chunk } else { chunk.saturating_add(1) };
+        self.dirty.split_off(&first_gone);
+        self.frozen.split_off(&first_gone);
+        if offset > 0 {
+            if let Some(layered) = self.dirty.get_mut(&chunk) {
+                layered.segments.retain(|segment| segment.offset < offset);
+                if let Some(last) = layered.segments.last_mut() {
+                    let length = (offset - last.offset) as usize;
+                    last.data.truncate(length);
+                }
+                let left: u64 = layered.segments.iter().map(|segment| segment.data.len() as u64).sum();
+                layered.grown = layered.grown.min(left);
+                if layered.segments.is_empty() {
+                    self.dirty.remove(&chunk);
+                }
+            }
+            if let Some(layered) = self.frozen.get_mut(&chunk) {
+                layered.segments.retain(|segment| segment.offset < offset);
+                if let Some(last) = layered.segments.last_mut() {
+                    let length = (offset - last.offset) as usize;
+                    last.data.truncate(length);
+                }
+                let left: u64 = layered.segments.iter().map(|segment| segment.data.len() as u64).sum();
+                layered.grown = layered.grown.min(left);
+                if layered.segments.is_empty() {
+                    self.frozen.remove(&chunk);
+                }
+            }
+        }
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        let dirty: u64 = self.dirty.values().map(|layered| layered.grown).sum();
+        let frozen: u64 = self.frozen.values().map(|layered| layered.grown).sum();
+        self.grown = dirty + frozen;
+        self.dirty_bytes = self
+            .dirty
+            .values()
+            .flat_map(|layered| &layered.segments)
+            .map(|segment| segment.data.len() as u64)
+            .sum();
+        self.frozen_bytes = self
+            .frozen
+            .values()
+            .flat_map(|layered| &layered.segments)
+            .map(|segment| segment.data.len() as u64)
+            .sum();
+    }
+
+    /// Moves dirty chunks to the frozen layer, if that is empty. Whether anything moved.
+    pub(crate) fn freeze(&mut self, which: Freeze) -> bool {
+        if !self.frozen.is_empty() {
+            return false;
+        }
+        let chunk_size = u64::from(self.chunk_size);
+        let chunks: Vec<u32> = self
+            .dirty
+            .iter()
+            .filter(|(_, layered)| {
+                let length = || layered.segments.iter().map(|segment| segment.data.len() as u64).sum::<u64>();
+                which == Freeze::All || length() == chunk_size
+            })
+            .map(|(chunk, _)| *chunk)
+            .collect();
+        for chunk in chunks {
+            let Some(layered) = self.dirty.remove(&chunk) else { continue };
+            let segments: Vec<FrozenSegment> = layered
+                .segments
+                .into_iter()
+                .map(|segment| FrozenSegment { offset: segment.offset, data: Bytes::from(segment.data) })
+                .collect();
+            let length: u64 = segments.iter().map(|segment| segment.data.len() as u64).sum();
+            self.dirty_bytes -= length;
+            self.frozen_bytes += length;
+            self.frozen.insert(chunk, Layered { segments, grown: layered.grown });
+        }
+        !self.frozen.is_empty()
+    }
+
+    /// The first frozen chunks, about `most` bytes of them but at least one.
+    pub(crate) fn frozen_batch(&self, most: u64) -> Vec<FrozenChunk> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (chunk, layered) in &self.frozen {
+            if bytes >= most {
+                break;
+            }
+            bytes += layered.segments.iter().map(|segment| segment.data.len() as u64).sum::<u64>();
+            batch.push(FrozenChunk { chunk: *chunk, segments: layered.segments.clone() });
+        }
+        batch
+    }
+
+    /// The server has applied these frozen chunks (or they are given up): they are below now (or gone).
+    pub(crate) fn release(&mut self, chunks: impl IntoIterator<Item = u32>) {
+        for chunk in chunks {
+            if let Some(layered) = self.frozen.remove(&chunk) {
+                self.grown -= layered.grown;
+                self.frozen_bytes -= layered.segments.iter().map(|segment| segment.data.len() as u64).sum::<u64>();
+            }
+        }
+    }
+
+    /// Takes everything out, frozen below dirty: what a recovery copy is made of. File offsets, in the order to write.
+    pub(crate) fn take_all(&mut self) -> Vec<(u64, Bytes)> {
+        let mut pieces = Vec::new();
+        for (chunk, layered) in std::mem::take(&mut self.frozen) {
+            let base = self.position(chunk, 0);
+            pieces.extend(layered.segments.into_iter().map(|s| (base + u64::from(s.offset), s.data)));
+        }
+        for (chunk, layered) in std::mem::take(&mut self.dirty) {
+            let base = self.position(chunk, 0);
+            pieces.extend(layered.segments.into_iter().map(|s| (base + u64::from(s.offset), Bytes::from(s.data))));
+        }
+        self.dirty_bytes = 0;
+        self.frozen_bytes = 0;
+        self.grown = 0;
+        pieces
+    }
+
+    /// Segments in the dirty layer of `chunk`: many small ones are better flushed than kept.
+    pub(crate) fn segments_in(&self, chunk: u32) -> usize {
+        self.dirty.get(&chunk).map_or(0, |layered| layered.segments.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHUNK: u32 = 32;
+    const FILE: usize = 4 * CHUNK as usize;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Write { at: usize, length: usize, value: u8 },
+        Truncate(usize),
+        Freeze(bool),
+        Applied(u64),
+        Failed(u64),
+        Read { at: usize, length: usize },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..FILE, 1usize..50, 1u8..=255).prop_map(|(at, length, value)| Step::Write { at, length, value }),
+            1 => (0..=FILE).prop_map(Step::Truncate),
+            2 => any::<bool>().prop_map(Step::Freeze),
+            2 => (1u64..80).prop_map(Step::Applied),
+            1 => (1u64..80).prop_map(Step::Failed),
+            3 => (0..FILE, 1usize..60).prop_map(|(at, length)| Step::Read { at, length }),
+        ]
+    }
+
+    /// What the layers and the server hold, byte by byte.
+    #[derive(Default)]
+    struct Model {
+        server: Vec<Option<u8>>,
+        frozen: Vec<Option<u8>>,
+        dirty: Vec<Option<u8>>,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            Model { server: vec![None; FILE], frozen: vec![None; FILE], dirty: vec![None; FILE] }
+        }
+
+        fn byte(&self, at: usize) -> Option<u8> {
+            self.dirty[at].or(self.frozen[at]).or(self.server[at])
+        }
+
+        fn grown(&self) -> u64 {
+            (0..FILE)
+                .filter(|at| self.server[*at].is_none() && (self.dirty[*at].is_some() || self.frozen[*at].is_some()))
+                .count() as u64
+        }
+
+        fn end(&self) -> u64 {
+            (0..FILE).rev().find(|at| self.dirty[*at].or(self.frozen[*at]).is_some()).map_or(0, |at| at as u64 + 1)
+        }
+    }
+
+    fn split(at: usize, length: usize) -> Vec<(u32, u32, u32)> {
+        let end = (at + length).min(FILE);
+        let chunk_size = CHUNK as usize;
+        (at / chunk_size..end.div_ceil(chunk_size))
+            .map(|chunk| {
+                let base = chunk * chunk_size;
+                (chunk as u32, (at.max(base) - base) as u32, (end.min(base + chunk_size) - base) as u32)
+            })
+            .collect()
+    }
+
+    fn check(overlay: &Overlay, model: &Model, at: usize, length: usize) {
+        for (chunk, from, to) in split(at, length) {
+            let mut cursor = from;
+            for piece in overlay.pieces(chunk, from, to) {
+                let base = (chunk * CHUNK) as usize;
+                match piece {
+                    Piece::Data(data) => {
+                        for (index, byte) in data.iter().enumerate() {
+                            let place = base + cursor as usize + index;
+                            assert_eq!(model.dirty[place].or(model.frozen[place]), Some(*byte), "at {place}");
+                        }
+                        cursor += data.len() as u32;
+                    }
+                    Piece::Below { from, to } => {
+                        assert_eq!(from, cursor);
+                        for place in from..to {
+                            let place = base + place as usize;
+                            assert_eq!(model.dirty[place].or(model.frozen[place]), None, "at {place}");
+                        }
+                        cursor = to;
+                    }
+                }
+            }
+            assert_eq!(cursor, to);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn behaves_like_bytes_in_three_layers(steps in prop::collection::vec(step(), 1..60)) {
+            let mut overlay = Overlay::new(CHUNK);
+            let mut model = Model::new();
+            for step in steps {
+                match step {
+                    Step::Write { at, length, value } => {
+                        for (chunk, from, to) in split(at, length) {
+                            let base = (chunk * CHUNK) as usize;
+                            let grown = overlay
+                                .below(chunk, from, to)
+                                .into_iter()
+                                .flat_map(|(start, end)| start..end)
+                                .filter(|place| model.server[base + *place as usize].is_none())
+                                .count() as u64;
+                            overlay.write(chunk, from, &vec![value; (to - from) as usize], grown);
+                            model.dirty[base + from as usize..base + to as usize].fill(Some(value));
+                        }
+                    }
+                    // The owner of an overlay waits for a flush before it truncates.
+                    Step::Truncate(size) if !overlay.has_frozen() => {
+                        overlay.truncate(size as u64);
+                        model.dirty[size..].fill(None);
+                        model.server[size..].fill(None);
+                    }
+                    Step::Truncate(_) => {}
+                    Step::Freeze(all) => {
+                        let which = if all { Freeze::All } else { Freeze::FullChunks };
+                        let was_frozen = overlay.has_frozen();
+                        let moved = overlay.freeze(which);
+                        if !was_frozen {
+                            let mut any = false;
+                            for chunk in 0..FILE / CHUNK as usize {
+                                let range = chunk * CHUNK as usize..(chunk + 1) * CHUNK as usize;
+                                let full = model.dirty[range.clone()].iter().all(Option::is_some);
+                                let some = model.dirty[range.clone()].iter().any(Option::is_some);
+                                if some && (all || full) {
+                                    any = true;
+                                    for place in range {
+                                        model.frozen[place] = model.dirty[place].take();
+                                    }
+                                }
+                            }
+                            prop_assert_eq!(moved, any);
+                        }
+                    }
+                    Step::Applied(most) | Step::Failed(most) => {
+                        let applied = matches!(step, Step::Applied(_));
+                        let batch = overlay.frozen_batch(most);
+                        for frozen in &batch {
+                            let base = (frozen.chunk * CHUNK) as usize;
+                            for segment in &frozen.segments {
+                                for (index, byte) in segment.data.iter().enumerate() {
+                                    let place = base + segment.offset as usize + index;
+                                    prop_assert_eq!(model.frozen[place], Some(*byte));
+                                }
+                            }
+                            for place in base..base + CHUNK as usize {
+                                let byte = model.frozen[place].take();
+                                if applied && byte.is_some() {
+                                    model.server[place] = byte;
+                                }
+                            }
+                        }
+                        overlay.release(batch.iter().map(|frozen| frozen.chunk));
+                    }
+                    Step::Read { at, length } => check(&overlay, &model, at, length),
+                }
+                check(&overlay, &model, 0, FILE);
+                prop_assert_eq!(overlay.end(), model.end());
+                prop_assert!(overlay.grown() <= overlay.bytes());
+                let held = |layer: &[Option<u8>]| layer.iter().flatten().count() as u64;
+                prop_assert_eq!(overlay.bytes(), held(&model.dirty) + held(&model.frozen));
+                prop_assert_eq!(overlay.is_clean(), overlay.bytes() == 0);
+            }
+        }
+
+        #[test]
+        fn growth_is_exact_while_flushes_succeed(
+            steps in prop::collection::vec(step().prop_filter("no loss", |step| {
+                !matches!(step, Step::Truncate(_) | Step::Failed(_))
+            }), 1..60),
+        ) {
+            let mut overlay = Overlay::new(CHUNK);
+            let mut model = Model::new();
+            for step in steps {
+                match step {
+                    Step::Write { at, length, value } => {
+                        for (chunk, from, to) in split(at, length) {
+                            let base = (chunk * CHUNK) as usize;
+                            let grown = overlay.below(chunk, from, to).into_iter().flat_map(|(start, end)| start..end)
+                                .filter(|place| model.server[base + *place as usize].is_none()).count() as u64;
+                            overlay.write(chunk, from, &vec![value; (to - from) as usize], grown);
+                            model.dirty[base + from as usize..base + to as usize].fill(Some(value));
+                        }
+                    }
+                    Step::Freeze(_) => {
+                        if overlay.freeze(Freeze::All) {
+                            for place in 0..FILE {
+                                if model.dirty[place].is_some() {
+                                    model.frozen[place] = model.dirty[place].take();
+                                }
+                            }
+                        }
+                    }
+                    Step::Applied(_) => {
+                        let batch = overlay.frozen_batch(u64::MAX);
+                        overlay.release(batch.iter().map(|frozen| frozen.chunk));
+                        for place in 0..FILE {
+                            if let Some(byte) = model.frozen[place].take() {
+                                model.server[place] = Some(byte);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(overlay.grown(), model.grown());
+                prop_assert_eq!((0..FILE).filter(|at| model.byte(*at).is_some()).count() as u64,
+                    model.grown() + model.server.iter().flatten().count() as u64);
+            }
+        }
+    }
+}

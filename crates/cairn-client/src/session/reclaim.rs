@@ -1,0 +1,144 @@
+//! After a restart of the server: telling it what this session holds and which changes it had applied.
+//!
+//! Happens before anything else is said on the new connection, and again from the start if the connection breaks before
+//! the server has confirmed all of it.
+
+use std::time::Duration;
+
+use cairn_types::Errno;
+use cairn_wire::message::{Answer, Replay};
+use cairn_wire::{FrameKind, Request, Response};
+
+use super::clock::Moment;
+use super::incoming::Heard;
+use super::supervisor::AdmitError;
+use super::{Held, Inner, JOURNAL_WEIGHT_MAX, weight};
+use crate::connect::Connection;
+
+/// Most leases, files or locks in one message: at most some 60 bytes each, far below the codec's limit.
+const ITEMS_MAX: usize = 20_000;
+/// Shortest time that a server gets to finish its period of grace.
+const GRACE_MIN: Duration = Duration::from_secs(60);
+
+impl Inner {
+    /// Reclaims the session on `connection`, which carries nothing else yet.
+    pub(super) async fn reclaim(&self, connection: &mut Connection) -> Result<(), AdmitError> {
+        let mark = self.outgoing.lock().await.next_correlation;
+        let (held, replay) = {
+            let held = self.events().map(|events| events.held()).unwrap_or_default();
+            let mut state = self.state.lock();
+            state.drop_returns_below(mark);
+            (held, state.replay.list())
+        };
+        tracing::info!(
+            leases = held.leases.len(), open = held.open.len(), locks = held.locks.len(), changes = replay.len(),
+            "the server has restarted; reclaiming the session",
+        );
+        for piece in pieces(held, replay) {
+            let last = matches!(piece, Request::Reclaim { complete: true, .. });
+            let sent = Moment::now();
+            match self.exchange(connection, &piece).await? {
+                Ok(Answer::Reclaimed { replayed, grants }) if last => {
+                    let places: Vec<Option<u64>> = replayed
+                        .iter()
+                        .map(|applied| match &applied.result {
+                            Ok(_) => Some(applied.order),
+                            Err(errno) => {
+                                tracing::error!(?errno, "a change was lost when the server restarted");
+                                None
+                            }
+                        })
+                        .collect();
+                    self.state.lock().replay.replayed(&places);
+                    if let Some(events) = self.events() {
+                        events.reclaimed(&grants);
+                    }
+                    self.clock.renew(sent);
+                }
+                Ok(Answer::Done) if !last => {}
+                Ok(_) => return Err(AdmitError::NotReclaimed("its answer does not fit".into())),
+                Err(failure) if failure.errno == Errno::ESTALE => return Err(AdmitError::SessionGone),
+                Err(failure) => return Err(AdmitError::NotReclaimed(failure.message)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one request and waits for its answer, showing signs of life meanwhile: the server answers the last piece
+    /// only when all its sessions are back or its period of grace is over.
+    async fn exchange(&self, connection: &mut Connection, request: &Request) -> Result<Response, AdmitError> {
+        let number = {
+            let mut outgoing = self.outgoing.lock().await;
+            // Two numbers: the second is for renewals.
+            outgoing.next_correlation += 2;
+            outgoing.next_correlation - 2
+        };
+        let patience = self.answer_limit().max(GRACE_MIN);
+        let beat = self.clock.time_to_live() / 3;
+        let Connection { reader, writer, .. } = connection;
+        let conversation = async {
+            writer.write(FrameKind::Request, number, request, &[]).await?;
+            loop {
+                let frame = match tokio::time::timeout(beat, reader.read()).await {
+                    Ok(frame) => frame?,
+                    Err(_) => {
+                        writer.write(FrameKind::Request, number + 1, &Request::Renew, &[]).await?;
+                        continue;
+                    }
+                };
+                if frame.kind == FrameKind::Response && frame.correlation == number {
+                    return Ok(frame.decode()?);
+                }
+                if self.hear(&frame)? == Heard::Fenced {
+                    return Err(AdmitError::SessionGone);
+                }
+            }
+        };
+        tokio::time::timeout(patience, conversation).await.unwrap_or(Err(AdmitError::Silent))
+    }
+}
+
+/// Cuts what is to be told into messages that fit; the last one says that it is complete.
+fn pieces(held: Held, replay: Vec<Replay>) -> Vec<Request> {
+    let empty = || Request::Reclaim { leases: vec![], open: vec![], locks: vec![], replay: vec![], complete: false };
+    let mut pieces = Vec::new();
+    for some in held.leases.chunks(ITEMS_MAX) {
+        let mut piece = empty();
+        if let Request::Reclaim { leases, .. } = &mut piece {
+            leases.extend_from_slice(some);
+        }
+        pieces.push(piece);
+    }
+    for some in held.open.chunks(ITEMS_MAX) {
+        let mut piece = empty();
+        if let Request::Reclaim { open, .. } = &mut piece {
+            open.extend_from_slice(some);
+        }
+        pieces.push(piece);
+    }
+    for some in held.locks.chunks(ITEMS_MAX) {
+        let mut piece = empty();
+        if let Request::Reclaim { locks, .. } = &mut piece {
+            locks.extend_from_slice(some);
+        }
+        pieces.push(piece);
+    }
+    let mut batch = Vec::new();
+    let mut size = 0;
+    for change in replay {
+        let next = weight(&change.op);
+        if !batch.is_empty() && size + next > JOURNAL_WEIGHT_MAX {
+            pieces.push(replay_piece(std::mem::take(&mut batch)));
+            size = 0;
+        }
+        size += next;
+        batch.push(change);
+    }
+    if !batch.is_empty() || pieces.is_empty() {
+        pieces.push(replay_piece(batch));
+    }
+    if let Some(Request::Reclaim { complete, .. }) = pieces.last_mut() {
+        *complete = true;
+    }
+    pieces
+}

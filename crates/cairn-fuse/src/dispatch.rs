@@ -1,0 +1,191 @@
+//! From a decoded request to the call on the [`FileSystem`] and back to a reply. No policy, no I/O of its own.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use cairn_client::api::{FileSystem, Opened};
+use cairn_types::limits::XATTR_VALUE_MAX;
+use cairn_types::{AttrChange, Errno, FsResult, Ino, Timestamp};
+
+use crate::abi;
+use crate::answer::{Answer, Queue, call_silently};
+use crate::decode::{Operation, caller};
+use crate::interrupt::Patience::{self, Unconditional, UntilKilled, UntilSignal};
+use crate::reply::{self, Listing, Reply};
+
+/// The largest copy whose length fits the 32 bits of the older reply, on a page's boundary.
+const NARROW_COPY_MAX: u64 = (u32::MAX & !0xfff) as u64;
+
+/// Serves one request. `data` is what a write brings. Returns at once; the answer may come later from a task.
+pub(crate) fn dispatch<F: FileSystem>(
+    file_system: &F,
+    queue: &Arc<Queue>,
+    header: &abi::InHeader,
+    operation: Operation,
+    data: Bytes,
+    started: Instant,
+) {
+    let ino = Ino(header.nodeid);
+    let fs = file_system.clone();
+    let silent = |call: &dyn Fn()| {
+        call_silently(header.opcode, call);
+        queue.shared.statistics.record(header.opcode, started.elapsed(), false, false);
+    };
+    let answer = || Answer::new(queue, header, started);
+    match operation {
+        Operation::Forget { references } => silent(&|| fs.forget(ino, references)),
+        Operation::BatchForget(nodes) => {
+            silent(&|| nodes.iter().for_each(|&(ino, references)| fs.forget(ino, references)));
+        }
+        Operation::Interrupt { unique } => silent(&|| queue.shared.interrupts.interrupt(unique)),
+        Operation::NotifyReply => silent(&|| {}),
+        Operation::Destroy => answer().send(Ok(Reply::Done)),
+        Operation::Lookup { name } => {
+            run(answer(), UntilKilled, async move { Ok(reply::lookup(&fs.lookup(ino, name).await?)) });
+        }
+        Operation::Getattr => run(answer(), UntilKilled, async move { Ok(reply::attr(&fs.getattr(ino).await?)) }),
+        Operation::Statx => run(answer(), UntilKilled, async move { Ok(reply::statx(&fs.getattr(ino).await?)) }),
+        Operation::Setattr { change, handle } => {
+            run(answer(), Unconditional, async move { Ok(reply::attr(&fs.setattr(ino, change, handle).await?)) });
+        }
+        Operation::Readlink => run(answer(), UntilKilled, async move { Ok(Reply::Data(fs.readlink(ino).await?)) }),
+        Operation::MakeNode { name, node, mode, umask } => {
+            let caller = caller(header, umask);
+            run(answer(), Unconditional, async move {
+                Ok(Reply::Entry(reply::entry_out(&fs.make_node(caller, ino, name, node, mode).await?)))
+            });
+        }
+        Operation::Link { ino: linked, new_name } => run(answer(), Unconditional, async move {
+            Ok(Reply::Entry(reply::entry_out(&fs.link(linked, ino, new_name).await?)))
+        }),
+        Operation::Unlink { name } => run(answer(), Unconditional, async move { done(fs.unlink(ino, name).await) }),
+        Operation::Rmdir { name } => run(answer(), Unconditional, async move { done(fs.rmdir(ino, name).await) }),
+        Operation::Rename { name, new_parent, new_name, mode } => run(answer(), Unconditional, async move {
+            done(fs.rename(ino, name, new_parent, new_name, mode).await)
+        }),
+        Operation::Open { flags, kill_privileges } => run(answer(), Unconditional, async move {
+            Ok(Reply::Opened(reply::open_out(&open(&fs, ino, flags, kill_privileges).await?)))
+        }),
+        Operation::Create { name, mode, umask, flags } => {
+            let caller = caller(header, umask);
+            run(answer(), Unconditional, async move {
+                let (entry, opened) = fs.create(caller, ino, name, mode, flags).await?;
+                Ok(Reply::Created(reply::entry_out(&entry), reply::open_out(&opened)))
+            });
+        }
+        Operation::Tmpfile { mode, umask, flags } => {
+            let caller = caller(header, umask);
+            run(answer(), Unconditional, async move {
+                let (entry, opened) = fs.make_unnamed(caller, ino, mode, flags).await?;
+                Ok(Reply::Created(reply::entry_out(&entry), reply::open_out(&opened)))
+            });
+        }
+        Operation::Read { handle, offset, length } => run(answer(), UntilKilled, async move {
+            Ok(Reply::Pieces(fs.read(ino, handle, offset, length).await?))
+        }),
+        Operation::Write { handle, offset, flags, .. } => run(answer(), Unconditional, async move {
+            let size = fs.write(ino, handle, offset, data, flags).await?;
+            Ok(Reply::Written(abi::WriteOut { size, padding: 0 }))
+        }),
+        Operation::Flush { handle, owner } => {
+            run(answer(), Unconditional, async move { done(fs.flush(ino, handle, owner).await) });
+        }
+        Operation::Release { handle, flock_owner } => run(answer(), Unconditional, async move {
+            fs.release(ino, handle, flock_owner).await;
+            Ok(Reply::Done)
+        }),
+        Operation::Fsync { data_only } => {
+            run(answer(), Unconditional, async move { done(fs.fsync(ino, data_only).await) });
+        }
+        Operation::Syncfs => run(answer(), Unconditional, async move { done(fs.sync_all().await) }),
+        Operation::Opendir => run(answer(), UntilKilled, async move {
+            let handle = fs.open_dir(ino).await?;
+            Ok(Reply::Opened(abi::OpenOut { fh: handle.0, ..Default::default() }))
+        }),
+        Operation::Readdir { handle, cursor, size, with_attributes } => run(answer(), UntilKilled, async move {
+            let entries = fs.read_dir(ino, handle, cursor, size, with_attributes).await?;
+            let mut listing = Listing::new(size, with_attributes);
+            let fitting = entries.iter().take_while(|entry| listing.push(entry)).count();
+            // What the kernel does not see it cannot forget.
+            for entry in entries.iter().skip(fitting).filter_map(|entry| entry.entry.as_ref()) {
+                fs.forget(entry.attr.ino, 1);
+            }
+            Ok(listing.finish())
+        }),
+        Operation::Releasedir { handle } => run(answer(), Unconditional, async move {
+            fs.release_dir(handle);
+            Ok(Reply::Done)
+        }),
+        Operation::Statfs => run(answer(), UntilKilled, async move { Ok(reply::statfs(&fs.stat_fs().await?)) }),
+        Operation::Setxattr { name, value, mode, clear_set_gid } => run(answer(), Unconditional, async move {
+            done(fs.set_xattr(ino, name, value, mode, clear_set_gid).await)
+        }),
+        Operation::Getxattr { name, size } => run(answer(), UntilKilled, async move {
+            Ok(reply::xattr(fs.get_xattr(ino, name).await?, size))
+        }),
+        Operation::Listxattr { size } => run(answer(), UntilKilled, async move {
+            let mut list = Vec::new();
+            for name in fs.list_xattr(ino).await? {
+                list.extend_from_slice(&name);
+                list.push(0);
+            }
+            if list.len() > XATTR_VALUE_MAX {
+                return Err(Errno::E2BIG);
+            }
+            Ok(reply::xattr(list.into(), size))
+        }),
+        Operation::Removexattr { name } => {
+            run(answer(), Unconditional, async move { done(fs.remove_xattr(ino, name).await) });
+        }
+        Operation::Getlk { lock } => {
+            run(answer(), UntilKilled, async move { Ok(reply::lock(fs.test_lock(lock).await?)) });
+        }
+        Operation::Setlk { lock, wait } => {
+            let patience = if wait { UntilSignal } else { Unconditional };
+            run(answer(), patience, async move { done(fs.set_lock(lock, wait).await) });
+        }
+        Operation::Fallocate { mode, offset, length } => {
+            run(answer(), Unconditional, async move { done(fs.allocate(ino, mode, offset, length).await) });
+        }
+        Operation::Lseek { offset, target } => run(answer(), UntilKilled, async move {
+            Ok(Reply::Seek(abi::LseekOut { offset: fs.seek(ino, offset, target).await? }))
+        }),
+        Operation::CopyFileRange { offset, target, target_offset, length, wide } => {
+            let length = if wide { length } else { length.min(NARROW_COPY_MAX) };
+            run(answer(), Unconditional, async move {
+                let bytes_copied = fs.copy_range(ino, offset, target, target_offset, length).await?;
+                Ok(if wide {
+                    Reply::Copied(abi::CopyFileRangeOut { bytes_copied })
+                } else {
+                    Reply::Written(abi::WriteOut { size: bytes_copied as u32, padding: 0 })
+                })
+            });
+        }
+    }
+}
+
+fn run<R>(answer: Answer, patience: Patience, future: R)
+where
+    R: Future<Output = FsResult<Reply>> + Send + 'static,
+{
+    answer.send_when_ready(patience, future);
+}
+
+fn done(outcome: FsResult<()>) -> FsResult<Reply> {
+    outcome.map(|()| Reply::Done)
+}
+
+/// Opens a file and, with `O_TRUNC`, empties it: as one request, so that no other sees the file between the two.
+async fn open<F: FileSystem>(fs: &F, ino: Ino, flags: i32, kill_privileges: bool) -> FsResult<Opened> {
+    let opened = fs.open(ino, flags & !libc::O_TRUNC).await?;
+    if flags & libc::O_TRUNC != 0 {
+        let now = Some(Timestamp::now());
+        let change = AttrChange { size: Some(0), mtime: now, kill_privileges, ..Default::default() };
+        if let Err(errno) = fs.setattr(ino, change, Some(opened.handle)).await {
+            fs.release(ino, opened.handle, None).await;
+            return Err(errno);
+        }
+    }
+    Ok(opened)
+}

@@ -1,0 +1,67 @@
+//! Emptying the kernel's caches: the notifications by which a recalled lease reaches the page and name caches.
+
+use std::io::{self, IoSlice};
+
+use cairn_client::api::KernelCache;
+use cairn_types::Ino;
+use zerocopy::IntoBytes;
+
+use crate::abi::{self, notify};
+use crate::device::Device;
+
+/// The kernel's caches of one mount.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    device: Device,
+    can_expire_entries: bool,
+}
+
+impl Notifier {
+    /// Finds out by trying whether the kernel knows epochs (Linux 6.16): a fresh mount has no name to lose.
+    pub(crate) fn new(device: Device) -> Self {
+        let can_expire_entries = notify_kernel(&device, notify::INC_EPOCH, &[]).is_ok();
+        Notifier { device, can_expire_entries }
+    }
+
+    fn invalidate(&self, ino: Ino, off: i64) {
+        let message = abi::NotifyInvalInodeOut { ino: ino.0, off, len: 0 };
+        match notify_kernel(&self.device, notify::INVAL_INODE, message.as_bytes()) {
+            Ok(()) => {}
+            // The kernel does not know the node, or the mount has ended: nothing is cached.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTCONN | libc::ENODEV)) => {}
+            Err(error) => tracing::warn!(%ino, %error, "the kernel did not drop its cache of a node"),
+        }
+    }
+}
+
+impl KernelCache for Notifier {
+    fn invalidate_data(&self, ino: Ino) {
+        // Offset 0 and length 0: from the start to the end.
+        self.invalidate(ino, 0);
+    }
+
+    fn invalidate_attr(&self, ino: Ino) {
+        // A negative offset leaves the pages alone.
+        self.invalidate(ino, -1);
+    }
+
+    fn expire_entries(&self) {
+        if self.can_expire_entries
+            && let Err(error) = notify_kernel(&self.device, notify::INC_EPOCH, &[])
+        {
+            tracing::debug!(%error, "names could not be expired: the mount has ended");
+        }
+    }
+
+    fn can_expire_entries(&self) -> bool {
+        self.can_expire_entries
+    }
+}
+
+/// A notification is an answer to request 0 with a code instead of an error.
+fn notify_kernel(device: &Device, code: i32, content: &[u8]) -> io::Result<()> {
+    let length = size_of::<abi::OutHeader>() + content.len();
+    let header = abi::OutHeader { len: length as u32, error: code, unique: 0 };
+    let slices = [IoSlice::new(header.as_bytes()), IoSlice::new(content)];
+    device.write(if content.is_empty() { slices.get(..1).unwrap_or_default() } else { &slices })
+}

@@ -1,0 +1,446 @@
+//! A set of changes that will be committed together.
+//!
+//! Changes are collected in memory over the state of the last commit, and written in the order of keys when the batch
+//! is committed: a row that a hundred operations touched is written once. Each operation keeps a log of what it
+//! replaced, so that one that fails leaves no trace.
+
+use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use cairn_types::{BlobId, Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
+
+use crate::engine::{Changes, Visitor};
+use crate::error::{ApplyError, StoreError, for_program};
+use crate::layout;
+use crate::ops;
+use crate::record::{BlobPlace, CallState, SessionRecord, VolumeRecord};
+use crate::snapshot::Snapshot;
+use crate::store::{Numbering, Shared};
+use crate::view::{Rows, View};
+
+/// What an operation may need to know besides the tree.
+pub struct ApplyContext<'a> {
+    /// Who makes the change.
+    pub session: SessionId,
+    /// What this operation may add to the volume's usage; beyond it is `EDQUOT`.
+    pub headroom_bytes: u64,
+    pub headroom_inodes: u64,
+    /// Where a blob lies that was stored but is not referenced yet.
+    pub pending_blobs: &'a dyn Fn(BlobId) -> Option<BlobPlace>,
+    /// Sessions that hold a file open, the maker's left out or not: they keep it alive when its last name goes.
+    pub open_elsewhere: &'a dyn Fn(Ino) -> Vec<SessionId>,
+}
+
+/// An operation that was applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub reply: OpReply,
+    /// By how much the volume's usage grew; negative if it shrank.
+    pub charged_bytes: i64,
+    pub charged_inodes: i64,
+}
+
+/// What a commit brought about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitOutcome {
+    /// Blobs that nothing points at any more. Their space may be reused once a durable commit contains this one.
+    pub freed: Vec<(BlobId, BlobPlace)>,
+    /// Chunks that this batch cut into more than [`FRAGMENTS_MAX`] extents.
+    pub fragmented: Vec<(Ino, u32)>,
+    /// Order number of the last change that is contained.
+    pub order: u64,
+    /// Whether the commit is durable: as asked for, or because handing out numbers demanded it.
+    pub durable: bool,
+}
+
+/// Extents of one chunk beyond which it is worth putting together again.
+pub const FRAGMENTS_MAX: usize = 64;
+
+/// Numbers are set aside durably in steps of this many; a crash skips those of a step that were not used.
+const NUMBER_STEP: u64 = 1 << 18;
+
+/// One step back.
+enum Undo {
+    Row(Vec<u8>, Option<Option<Vec<u8>>>),
+    Unreferenced(BlobId),
+}
+
+/// Changes not yet committed; dropping a batch forgets them.
+pub struct Batch {
+    shared: Arc<Shared>,
+    base: Snapshot,
+    changes: Changes,
+    undo: Vec<Undo>,
+    pub(crate) volume: VolumeRecord,
+    /// Session rows that changed, written once at commit; `None` for a session that ended.
+    sessions: BTreeMap<SessionId, Option<SessionRecord>>,
+    /// Blobs whose last reference went in this batch; a later operation may have brought one back.
+    pub(crate) unreferenced: BTreeMap<BlobId, BlobPlace>,
+    /// Chunks that had too many extents at some point of this batch.
+    pub(crate) fragmented: BTreeSet<(Ino, u32)>,
+    /// What the operation being applied has added to the usage, and may add.
+    pub(crate) charge: Charge,
+    poisoned: bool,
+}
+
+/// Usage of the operation being applied.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Charge {
+    pub(crate) bytes: i64,
+    pub(crate) inodes: i64,
+}
+
+impl View for Batch {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.changes.get(key) {
+            Some(change) => Ok(change.clone()),
+            None => self.base.row(key),
+        }
+    }
+
+    fn scan(&self, from: &[u8], until: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        if from >= until {
+            return Ok(());
+        }
+        let mut changed = self.changes.range::<[u8], _>((Bound::Included(from), Bound::Excluded(until))).peekable();
+        let mut ended = false;
+        self.base.scan(from, until, &mut |key, value| {
+            while let Some((new_key, new_value)) = changed.next_if(|(new_key, _)| new_key.as_slice() < key) {
+                if let Some(new_value) = new_value
+                    && visit(new_key, new_value).is_break()
+                {
+                    ended = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match changed.next_if(|(new_key, _)| new_key.as_slice() == key) {
+                Some((_, Some(new_value))) => visit(key, new_value),
+                Some((_, None)) => ControlFlow::Continue(()),
+                None => visit(key, value),
+            };
+            ended = flow.is_break();
+            flow
+        })?;
+        if !ended {
+            for (key, value) in changed {
+                if let Some(value) = value
+                    && visit(key, value).is_break()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let base = shared.snapshot();
+        Batch {
+            volume: VolumeRecord::clone(&base.volume),
+            shared,
+            base,
+            changes: Changes::new(),
+            undo: Vec::new(),
+            sessions: BTreeMap::new(),
+            unreferenced: BTreeMap::new(),
+            fragmented: BTreeSet::new(),
+            charge: Charge::default(),
+            poisoned: false,
+        }
+    }
+
+    /// The existing nodes that `op` reads or changes: leases of other sessions on them must be recalled first.
+    /// Names that do not exist are left out; ask again after a recall, because it may have brought changes.
+    pub fn touched(&self, op: &MetaOp) -> FsResult<Vec<Ino>> {
+        for_program(ops::touched(self, op))
+    }
+
+    /// Applies one operation whole, or refuses it and leaves the batch as it was. A row that does not decode is
+    /// answered `EIO`; after [`ApplyError::Store`] the batch can only be dropped.
+    pub fn apply(&mut self, context: &ApplyContext<'_>, op: &MetaOp) -> Result<Applied, ApplyError> {
+        self.attempt(|batch| {
+            let reply = ops::apply(batch, context, op)?;
+            batch.charge_fits(context)?;
+            Ok(Applied { reply, charged_bytes: batch.charge.bytes, charged_inodes: batch.charge.inodes })
+        })
+    }
+
+    /// A reply for an operation that was applied earlier and whose reply is lost: the present attributes of the
+    /// nodes it names.
+    pub fn rebuild_reply(&self, op: &MetaOp) -> FsResult<OpReply> {
+        for_program(ops::rebuild_reply(self, op))
+    }
+
+    /// Runs `step`, undoing what it did if it fails.
+    pub(crate) fn attempt<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, ApplyError>,
+    ) -> Result<T, ApplyError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned.into());
+        }
+        let (bytes_used, inodes_used) = (self.volume.bytes_used, self.volume.inodes_used);
+        self.charge = Charge::default();
+        self.undo.clear();
+        let outcome = step(self);
+        match &outcome {
+            Ok(_) => return outcome,
+            Err(ApplyError::Refused(_)) => {}
+            Err(ApplyError::Store(StoreError::Damaged(message))) => tracing::error!(message, "damaged metadata"),
+            Err(ApplyError::Store(_)) => self.poisoned = true,
+        }
+        while let Some(step) = self.undo.pop() {
+            match step {
+                Undo::Row(key, Some(change)) => drop(self.changes.insert(key, change)),
+                Undo::Row(key, None) => drop(self.changes.remove(&key)),
+                Undo::Unreferenced(blob) => drop(self.unreferenced.remove(&blob)),
+            }
+        }
+        (self.volume.bytes_used, self.volume.inodes_used) = (bytes_used, inodes_used);
+        match outcome {
+            Err(ApplyError::Store(StoreError::Damaged(_))) => Err(Errno::EIO.into()),
+            outcome => outcome,
+        }
+    }
+
+    /// Writes or deletes a row.
+    pub(crate) fn set_row(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let previous = match self.changes.entry(key.clone()) {
+            btree_map::Entry::Occupied(mut entry) => Some(entry.insert(value)),
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert(value);
+                None
+            }
+        };
+        self.undo.push(Undo::Row(key, previous));
+    }
+
+    /// Notes that the last reference to a blob went.
+    pub(crate) fn set_unreferenced(&mut self, blob: BlobId, place: BlobPlace) {
+        if self.unreferenced.insert(blob, place).is_none() {
+            self.undo.push(Undo::Unreferenced(blob));
+        }
+    }
+
+    fn charge_fits(&self, context: &ApplyContext<'_>) -> Result<(), Errno> {
+        let fits = |added: i64, headroom: u64| u64::try_from(added).is_ok_and(|added| added <= headroom) || added <= 0;
+        if fits(self.charge.bytes, context.headroom_bytes) && fits(self.charge.inodes, context.headroom_inodes) {
+            Ok(())
+        } else {
+            Err(Errno::EDQUOT)
+        }
+    }
+
+    /// The volume's settings and counters as this batch leaves them.
+    pub fn volume(&self) -> &VolumeRecord {
+        &self.volume
+    }
+
+    /// Gives the volume another name.
+    pub fn rename_volume(&mut self, name: String) {
+        self.volume.config.name = name;
+    }
+
+    /// Gives the volume other limits (bytes, nodes); they may lie below what is used, which then cannot grow.
+    pub fn resize_volume(&mut self, bytes_limit: Option<u64>, inodes_limit: Option<u64>) {
+        let config = &mut self.volume.config;
+        config.bytes_limit = bytes_limit.unwrap_or(config.bytes_limit);
+        config.inodes_limit = inodes_limit.unwrap_or(config.inodes_limit);
+    }
+
+    /// First of `count` node numbers that nobody else will get.
+    pub fn allocate_inos(&mut self, count: u64) -> Ino {
+        Ino(self.allocate(count, |numbering| &mut numbering.ino))
+    }
+
+    /// First of `count` blob numbers that nobody else will get.
+    pub fn allocate_blobs(&mut self, count: u64) -> BlobId {
+        BlobId(self.allocate(count, |numbering| &mut numbering.blob))
+    }
+
+    /// First of `count` order numbers, larger than every one before; the last of them becomes the commit's.
+    pub fn allocate_order(&mut self, count: u64) -> u64 {
+        let first = self.allocate(count, |numbering| &mut numbering.order);
+        self.volume.last_order = self.volume.last_order.max((first + count).saturating_sub(1));
+        first
+    }
+
+    /// Notes that a change was applied again that had this order number before a crash.
+    pub fn note_replayed(&mut self, order: u64) {
+        self.volume.last_order = self.volume.last_order.max(order);
+    }
+
+    fn allocate(&mut self, count: u64, counter: impl FnOnce(&mut Numbering) -> &mut u64) -> u64 {
+        let mut numbering = self.shared.numbering.write();
+        let next = counter(&mut numbering);
+        let first = *next;
+        *next = next.saturating_add(count);
+        first
+    }
+
+    pub(crate) fn next_ino(&self) -> u64 {
+        self.shared.numbering.read().ino
+    }
+
+    /// Starts a session; `info` is the server's own description of the client.
+    pub fn create_session(&mut self, info: Bytes) -> SessionId {
+        let session = SessionId(self.allocate(1, |numbering| &mut numbering.session));
+        self.sessions.insert(session, Some(SessionRecord { info, ..SessionRecord::default() }));
+        session
+    }
+
+    /// A session as it stands, if it exists.
+    pub fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, StoreError> {
+        match self.sessions.get(&session) {
+            Some(record) => Ok(record.clone()),
+            None => self.session_record(session),
+        }
+    }
+
+    /// Replaces the description of a session that comes back. `false` if there is no such session.
+    pub fn resume_session(&mut self, session: SessionId, info: Bytes) -> Result<bool, StoreError> {
+        self.change_session(session, |record| record.info = info)
+    }
+
+    /// Ends a session and lets go of what it kept alive.
+    pub fn remove_session(&mut self, session: SessionId) -> Result<(), ApplyError> {
+        self.release_session(session)?;
+        self.sessions.insert(session, None);
+        Ok(())
+    }
+
+    /// Drops a session's hold on nameless files; those that nobody else holds are deleted.
+    pub fn release_session(&mut self, session: SessionId) -> Result<(), ApplyError> {
+        self.attempt(|batch| {
+            for (ino, holder) in batch.all_pins()? {
+                if holder == session {
+                    ops::release_pin(batch, ino, session)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Number of the last applied journal entry; `None` if there is no such session.
+    pub fn journal_sequence(&self, session: SessionId) -> Result<Option<u64>, StoreError> {
+        if let Some(record) = self.sessions.get(&session) {
+            return Ok(record.as_ref().map(|record| record.journal_sequence));
+        }
+        Ok(self.session_record(session)?.map(|record| record.journal_sequence))
+    }
+
+    /// `false` if there is no such session.
+    pub fn set_journal_sequence(&mut self, session: SessionId, sequence: u64) -> Result<bool, StoreError> {
+        self.change_session(session, |record| record.journal_sequence = sequence)
+    }
+
+    /// How a call ended that was made before; `None` for a new one. A call whose answer the client had acknowledged
+    /// is `ESTALE`.
+    pub fn call_result(&mut self, session: SessionId, token: u64) -> Result<Option<FsResult<()>>, StoreError> {
+        let state = self.session_mut(session)?.as_ref().map_or(CallState::New, |record| record.call(token));
+        Ok(match state {
+            CallState::New => None,
+            CallState::Done(result) => Some(result),
+            CallState::Forgotten => Some(Err(Errno::ESTALE)),
+        })
+    }
+
+    /// Remembers how a call ended (`errno` 0: well) and forgets those with tokens below `acked_below`.
+    /// `false` if there is no such session.
+    pub fn record_call(
+        &mut self,
+        session: SessionId,
+        token: u64,
+        errno: i32,
+        acked_below: u64,
+    ) -> Result<bool, StoreError> {
+        self.change_session(session, |record| record.record(token, errno, acked_below))
+    }
+
+    fn change_session(
+        &mut self,
+        session: SessionId,
+        change: impl FnOnce(&mut SessionRecord),
+    ) -> Result<bool, StoreError> {
+        let record = self.session_mut(session)?;
+        if let Some(record) = record {
+            change(record);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The session's row in this batch, read on first use.
+    fn session_mut(&mut self, session: SessionId) -> Result<&mut Option<SessionRecord>, StoreError> {
+        if !self.sessions.contains_key(&session) {
+            let record = self.base.session_record(session)?;
+            self.sessions.insert(session, record);
+        }
+        Ok(self.sessions.entry(session).or_default())
+    }
+
+    /// Writes everything. With `durable`, it is on stable storage on return, with all commits before it.
+    pub fn commit(mut self, durable: bool) -> Result<CommitOutcome, StoreError> {
+        if self.poisoned {
+            return Err(StoreError::Poisoned);
+        }
+        let durable = self.set_ceilings(durable);
+        let mut outcome = CommitOutcome { order: self.volume.last_order, durable, ..CommitOutcome::default() };
+        for (&blob, &place) in &self.unreferenced {
+            if self.blob(blob)?.is_none() {
+                outcome.freed.push((blob, place));
+            }
+        }
+        for &(ino, chunk) in &self.fragmented {
+            if let Some(inode) = self.inode(ino)?
+                && self.chunk(&inode, chunk)?.as_slice().len() > FRAGMENTS_MAX
+            {
+                outcome.fragmented.push((ino, chunk));
+            }
+        }
+        for (session, record) in std::mem::take(&mut self.sessions) {
+            self.changes.insert(layout::session(session), record.as_ref().map(SessionRecord::encode));
+        }
+        if self.volume != *self.base.volume {
+            self.changes.insert(layout::VOLUME.to_vec(), Some(self.volume.encode()));
+        }
+        if durable || !self.changes.is_empty() {
+            self.shared.commit(&self.changes, self.volume.clone(), durable)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Keeps every number that was handed out below its ceiling. Ceilings are raised along with durable commits, well
+    /// before they are reached, so that a commit hardly ever has to be made durable for their sake.
+    fn set_ceilings(&mut self, durable: bool) -> bool {
+        let numbering = *self.shared.numbering.read();
+        let volume = &mut self.volume;
+        let mut pairs = [
+            (numbering.ino, &mut volume.ino_ceiling),
+            (numbering.blob, &mut volume.blob_ceiling),
+            (numbering.session, &mut volume.session_ceiling),
+            (numbering.order, &mut volume.order_ceiling),
+        ];
+        let durable = durable || pairs.iter().any(|(next, ceiling)| *next > **ceiling);
+        if durable {
+            for (next, ceiling) in &mut pairs {
+                if ceiling.saturating_sub(*next) < NUMBER_STEP / 2 {
+                    **ceiling = next.saturating_add(NUMBER_STEP);
+                }
+            }
+        }
+        durable
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.shared.batch_open.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,164 @@
+//! Making nodes: `open(O_CREAT)`, `mkdir`, `mknod`, `symlink`, `open(O_TMPFILE)`.
+
+use cairn_types::limits::SYMLINK_MAX;
+use cairn_types::{Attr, AttrFlags, Errno, FileKind, Ino, Name, NewNode, OpReply, Timestamp};
+
+use super::reply;
+use crate::acl::{self, Acl};
+use crate::batch::{ApplyContext, Batch};
+use crate::edit::xattr_flags;
+use crate::error::ApplyError;
+use crate::layout;
+use crate::record::{EntryRecord, InodeRecord};
+use crate::view::{Rows, View};
+
+const SET_GID: u32 = 0o2000;
+
+/// Who makes a node, and how.
+pub(super) struct Maker {
+    pub(super) mode: u32,
+    pub(super) umask: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) time: Timestamp,
+}
+
+pub(super) fn create(
+    batch: &mut Batch,
+    parent: Ino,
+    name: &Name,
+    ino: Ino,
+    node: &NewNode,
+    maker: &Maker,
+) -> Result<OpReply, ApplyError> {
+    let directory = batch.directory(parent)?;
+    if batch.entry(parent, name)?.is_some() {
+        return Err(Errno::EEXIST.into());
+    }
+    check_number(batch, ino)?;
+    let (kind, rdev) = match node {
+        NewNode::Regular => (FileKind::Regular, 0),
+        NewNode::Directory => (FileKind::Directory, 0),
+        NewNode::Symlink(target) => {
+            check_target(target)?;
+            (FileKind::Symlink, 0)
+        }
+        NewNode::Fifo => (FileKind::Fifo, 0),
+        NewNode::Socket => (FileKind::Socket, 0),
+        NewNode::CharDevice(rdev) => (FileKind::CharDevice, *rdev),
+        NewNode::BlockDevice(rdev) => (FileKind::BlockDevice, *rdev),
+    };
+    let mut inode = new_inode(batch, &directory, ino, kind, maker)?;
+    inode.attr.rdev = rdev;
+    match node {
+        NewNode::Directory => {
+            inode.attr.nlink = 2;
+            inode.parent = Some(parent);
+        }
+        NewNode::Symlink(target) => {
+            inode.attr.size = target.len() as u64;
+            inode.target = target.clone();
+        }
+        _ => {}
+    }
+    batch.insert(&inode);
+    batch.add_entry(parent, name, EntryRecord { ino, kind }, maker.time)?;
+    Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino, parent])? })
+}
+
+pub(super) fn create_unnamed(
+    batch: &mut Batch,
+    context: &ApplyContext<'_>,
+    parent: Ino,
+    ino: Ino,
+    maker: &Maker,
+) -> Result<OpReply, ApplyError> {
+    let directory = batch.directory(parent)?;
+    check_number(batch, ino)?;
+    let mut inode = new_inode(batch, &directory, ino, FileKind::Regular, maker)?;
+    inode.attr.nlink = 0;
+    inode.linkable = true;
+    batch.insert(&inode);
+    batch.set_row(layout::orphan(ino, context.session), Some(Vec::new()));
+    Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino])? })
+}
+
+/// A number must have been handed out and not be in use (`EINVAL`), not even by content that is still to be dropped.
+fn check_number(batch: &Batch, ino: Ino) -> Result<(), ApplyError> {
+    let handed_out = ino > Ino::ROOT && ino.0 < batch.next_ino();
+    if !handed_out || batch.inode(ino)?.is_some() || batch.row(&layout::trash(ino))?.is_some() {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(())
+}
+
+fn check_target(target: &[u8]) -> Result<(), Errno> {
+    match target.len() {
+        0 => Err(Errno::ENOENT),
+        length if length > SYMLINK_MAX => Err(Errno::ENAMETOOLONG),
+        _ if target.contains(&0) => Err(Errno::EINVAL),
+        _ => Ok(()),
+    }
+}
+
+/// A node with what it inherits from its directory: group, set-group-id bit and lists of access. Its attributes'
+/// rows are written, its own is not.
+fn new_inode(
+    batch: &mut Batch,
+    directory: &InodeRecord,
+    ino: Ino,
+    kind: FileKind,
+    maker: &Maker,
+) -> Result<InodeRecord, ApplyError> {
+    let mut mode = maker.mode & 0o7777;
+    let mut gid = maker.gid;
+    if directory.attr.mode & SET_GID != 0 {
+        gid = directory.attr.gid;
+        if kind == FileKind::Directory {
+            mode |= SET_GID;
+        }
+    }
+    let mut names = Vec::new();
+    if kind == FileKind::Symlink {
+        mode = 0o777;
+    } else if let Some((value, default)) = default_acl(batch, directory)? {
+        let mut access = default;
+        mode = mode & !0o777 | access.restrict(mode);
+        if !access.mode().1 {
+            batch.set_row(layout::xattr(ino, acl::ACCESS), Some(access.encode()));
+            names.push(acl::ACCESS.to_vec());
+        }
+        if kind == FileKind::Directory {
+            batch.set_row(layout::xattr(ino, acl::DEFAULT), Some(value));
+            names.push(acl::DEFAULT.to_vec());
+        }
+    } else {
+        mode &= !(maker.umask & 0o777);
+    }
+    Ok(InodeRecord::new(Attr {
+        ino,
+        kind,
+        mode,
+        nlink: 1,
+        uid: maker.uid,
+        gid,
+        rdev: 0,
+        size: 0,
+        allocated: 0,
+        atime: maker.time,
+        mtime: maker.time,
+        ctime: maker.time,
+        btime: maker.time,
+        version: 1,
+        flags: xattr_flags(&names),
+    }))
+}
+
+/// The list that nodes made in `directory` start with, as stored and as understood.
+fn default_acl(batch: &Batch, directory: &InodeRecord) -> Result<Option<(Vec<u8>, Acl)>, ApplyError> {
+    if !directory.attr.flags.contains(AttrFlags::HAS_ACL) {
+        return Ok(None);
+    }
+    let Some(value) = batch.xattr(directory.attr.ino, acl::DEFAULT)? else { return Ok(None) };
+    Ok(Acl::parse(&value)?.map(|acl| (value, acl)))
+}

@@ -1,0 +1,157 @@
+//! The catalogue's database: one record for each volume and each key, written through at once and durably.
+//!
+//! Records are JSON, so that a field can be added without a new format and a person can read them. Their types are their own,
+//! apart from the messages that carry the same facts: a change of the protocol does not change what is on disk.
+//! Every call may wait for the disk: keep them off threads that serve connections.
+
+use std::path::Path;
+
+use cairn_types::VolumeId;
+use cairn_wire::admin::{KeyInfo, KeyScope, VolumeInfo};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const VOLUMES: TableDefinition<&str, &[u8]> = TableDefinition::new("volumes");
+const KEYS: TableDefinition<&str, &[u8]> = TableDefinition::new("keys");
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the server's catalogue cannot be read or written: {0}")]
+    Database(Box<redb::Error>),
+    #[error("the record {key:?} of the server's catalogue is damaged: {reason}")]
+    Record { key: String, reason: String },
+}
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> Self {
+        StoreError::Database(Box::new(error.into()))
+    }
+}
+
+/// A volume, as [`VolumeInfo`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    pub id: VolumeId,
+    pub name: String,
+    pub bytes_limit: u64,
+    pub inodes_limit: u64,
+    pub data_center: String,
+    pub chunk_size: u32,
+    pub created: i64,
+}
+
+impl From<VolumeInfo> for VolumeRecord {
+    fn from(info: VolumeInfo) -> Self {
+        let VolumeInfo { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created } = info;
+        VolumeRecord { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created }
+    }
+}
+
+impl From<VolumeRecord> for VolumeInfo {
+    fn from(record: VolumeRecord) -> Self {
+        let VolumeRecord { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created } = record;
+        VolumeInfo { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created }
+    }
+}
+
+/// A key; its secret is kept as a hash only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    pub id: String,
+    pub label: String,
+    /// `None` opens everything.
+    pub volumes: Option<Vec<VolumeId>>,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Of the whole key text, in hexadecimal; see [`crate::keys`].
+    pub hash: String,
+}
+
+impl KeyRecord {
+    pub fn scope(&self) -> KeyScope {
+        match &self.volumes {
+            None => KeyScope::Admin,
+            Some(volumes) => KeyScope::Volumes(volumes.clone()),
+        }
+    }
+
+    pub fn info(&self) -> KeyInfo {
+        KeyInfo { id: self.id.clone(), label: self.label.clone(), scope: self.scope(), created: self.created }
+    }
+}
+
+/// The open database. Transactions are durable when a call returns.
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = Database::create(path)?;
+        // Both tables exist from the first start on, so that readers need not care.
+        let transaction = database.begin_write()?;
+        transaction.open_table(VOLUMES)?;
+        transaction.open_table(KEYS)?;
+        transaction.commit()?;
+        Ok(Store { database })
+    }
+
+    pub fn volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
+        self.list(VOLUMES)
+    }
+
+    pub fn put_volume(&self, record: &VolumeRecord) -> Result<(), StoreError> {
+        self.put(VOLUMES, record.id.as_str(), record)
+    }
+
+    pub fn remove_volume(&self, id: &VolumeId) -> Result<(), StoreError> {
+        self.remove(VOLUMES, id.as_str())
+    }
+
+    pub fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        self.list(KEYS)
+    }
+
+    pub fn put_key(&self, record: &KeyRecord) -> Result<(), StoreError> {
+        self.put(KEYS, &record.id, record)
+    }
+
+    pub fn remove_key(&self, id: &str) -> Result<(), StoreError> {
+        self.remove(KEYS, id)
+    }
+
+    fn list<T: DeserializeOwned>(&self, table: TableDefinition<&str, &[u8]>) -> Result<Vec<T>, StoreError> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(table)?;
+        let mut records = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            let record = serde_json::from_slice(value.value())
+                .map_err(|error| StoreError::Record { key: key.value().to_owned(), reason: error.to_string() })?;
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    fn put<T: Serialize>(
+        &self,
+        table: TableDefinition<&str, &[u8]>,
+        key: &str,
+        record: &T,
+    ) -> Result<(), StoreError> {
+        let value = serde_json::to_vec(record)
+            .map_err(|error| StoreError::Record { key: key.to_owned(), reason: error.to_string() })?;
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(table)?.insert(key, value.as_slice())?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn remove(&self, table: TableDefinition<&str, &[u8]>, key: &str) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(table)?.remove(key)?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
