@@ -93,3 +93,114 @@ impl AdminClient {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cairn_types::Errno;
+    use cairn_wire::{FrameLimits, FrameReader, FrameWriter, Hello, Welcome};
+    use tokio::io::{AsyncRead, AsyncWrite};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::rustls::{self, ServerConfig};
+
+    use super::*;
+
+    /// A server that wants the key `open sesame`, lists no volumes and knows nothing else.
+    async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), FrameError> {
+        let (read, write) = tokio::io::split(stream);
+        let (mut reader, mut writer) = (FrameReader::new(read, FrameLimits::SESSION), FrameWriter::new(write));
+        let hello: Hello = reader.read().await?.expect(FrameKind::Hello)?;
+        let reply: cairn_wire::handshake::HelloReply = if hello.key.as_deref() == Some("open sesame") {
+            Ok(Welcome { version: 1, software: "fake".into(), boot_id: 1, detail: WelcomeDetail::Admin })
+        } else {
+            Err(Refusal { kind: cairn_wire::RefusalKind::NotAllowed, message: "a key is needed".into() })
+        };
+        writer.write(FrameKind::Welcome, 0, &reply, &[]).await?;
+        loop {
+            let frame = reader.read().await?;
+            let response: Response = match frame.expect(FrameKind::Request)? {
+                Request::Admin(AdminRequest::VolumeList) => Ok(Answer::Admin(AdminReply::Volumes(vec![]))),
+                _ => Err(Failure { errno: Errno::ENOENT, message: "no such volume".into() }),
+            };
+            writer.write(FrameKind::Response, frame.correlation, &response, &[]).await?;
+        }
+    }
+
+    async fn listen(acceptor: Option<TlsAcceptor>) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("address").port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // How a connection ends is seen by the client under test.
+                let _ = match &acceptor {
+                    Some(acceptor) => match acceptor.accept(stream).await {
+                        Ok(stream) => serve(stream).await,
+                        Err(_) => continue,
+                    },
+                    None => serve(stream).await,
+                };
+            }
+        });
+        port
+    }
+
+    fn options(address: &str) -> ConnectOptions {
+        let mut options = ConnectOptions::new(address.parse().expect("address"));
+        options.key = Some("open sesame".into());
+        options
+    }
+
+    #[tokio::test]
+    async fn requests_are_answered_or_fail_with_the_servers_sentence() {
+        let options = options(&format!("127.0.0.1:{}", listen(None).await));
+        let mut client = AdminClient::connect(&options).await.expect("connected");
+        for _ in 0..2 {
+            assert_eq!(client.request(AdminRequest::VolumeList).await.expect("listed"), AdminReply::Volumes(vec![]));
+            let error = client.request(AdminRequest::VolumeShow { volume: "x".into() }).await.expect_err("unknown");
+            assert_eq!(error.to_string(), "no such volume");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_the_servers_sentence() {
+        let mut options = options(&format!("127.0.0.1:{}", listen(None).await));
+        options.key = None;
+        let error = AdminClient::connect(&options).await.err().expect("refused");
+        assert!(matches!(error, AdminError::Refused(_)));
+        assert_eq!(error.to_string(), "a key is needed");
+    }
+
+    #[tokio::test]
+    async fn tls_trusts_the_given_authority_alone() {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("version")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("usable");
+        let port = listen(Some(TlsAcceptor::from(Arc::new(config)))).await;
+        let directory = tempfile::tempdir().expect("directory");
+        let authority = directory.path().join("ca.pem");
+        std::fs::write(&authority, made.cert.pem()).expect("written");
+
+        let mut options = options(&format!("tls://localhost:{port}"));
+        options.tls_ca = Some(authority.clone());
+        let mut client = AdminClient::connect(&options).await.expect("trusted");
+        client.request(AdminRequest::VolumeList).await.expect("listed");
+        drop(client);
+
+        options.tls_ca = Some(directory.path().join("absent.pem"));
+        let error = AdminClient::connect(&options).await.err().expect("no such file").to_string();
+        assert!(error.contains("absent.pem"), "{error}");
+        let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+        std::fs::write(&authority, other.cert.pem()).expect("written");
+        options.tls_ca = Some(authority);
+        assert!(matches!(AdminClient::connect(&options).await.err(), Some(AdminError::Tls(_))));
+    }
+}

@@ -57,7 +57,8 @@ pub(crate) async fn connect(options: &ConnectOptions, purpose: Purpose) -> Resul
 
 async fn attempt(options: &ConnectOptions, purpose: Purpose) -> Result<Connection, OpenError> {
     let address = &options.address;
-    let unreachable = |error: io::Error| OpenError::Unreachable { address: address.to_string(), reason: error.to_string() };
+    let unreachable =
+        |error: io::Error| OpenError::Unreachable { address: address.to_string(), reason: error.to_string() };
     match address {
         ServerAddress::Unix(path) => {
             let (read, write) = UnixStream::connect(path).await.map_err(unreachable)?.into_split();

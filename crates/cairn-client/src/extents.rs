@@ -53,7 +53,8 @@ impl ExtentMap {
         if epoch != self.epoch || self.complete || !self.windows.insert(first / WINDOW) {
             return;
         }
-        self.chunks.extend(extents.into_iter().filter(|(chunk, list)| chunk / WINDOW == first / WINDOW && !list.is_empty()));
+        self.chunks
+            .extend(extents.into_iter().filter(|(chunk, list)| chunk / WINDOW == first / WINDOW && !list.is_empty()));
     }
 
     /// The file has no extents at all beyond what is listed from now on.

@@ -37,6 +37,8 @@ pub(crate) struct FileState {
     pub content_calls: u32,
     /// Counts flushes that were started: who compares two readings knows whether one came between.
     pub flushes: u64,
+    /// Flushes in a row that failed although the server was there.
+    pub failures: u32,
 }
 
 #[derive(Debug)]
@@ -124,9 +126,14 @@ impl NodeState {
         }
     }
 
+    /// The lease stands and is not about to be given back.
+    pub(crate) fn covers(&self, mode: LeaseMode) -> bool {
+        self.lease >= mode && !self.sealed
+    }
+
     /// Attributes and content here may be used for answers, as far as this node's own state says.
     pub(crate) fn holds(&self, mode: LeaseMode) -> bool {
-        self.lease >= mode && !self.sealed && self.attr.is_some()
+        self.covers(mode) && self.attr.is_some()
     }
 
     pub(crate) fn file(&self) -> Option<&FileState> {
@@ -183,6 +190,13 @@ impl NodeState {
 
     /// Takes over a lease, unless it is void. Whether it stands.
     pub(crate) fn grant(&mut self, grant: Grant) -> bool {
+        // After a downgrade the server goes on naming the grant from before it: it stands for what is left.
+        if self.lease > LeaseMode::None && grant.stamp == self.stamp {
+            if grant.stamp > self.recalled {
+                self.lease = self.lease.max(grant.mode);
+            }
+            return true;
+        }
         if grant.stamp <= self.recalled {
             return false;
         }
@@ -212,17 +226,18 @@ impl NodeState {
                     queued: false,
                     content_calls: 0,
                     flushes: 0,
+                    failures: 0,
                 })),
                 FileKind::Directory => Content::Directory(Box::default()),
                 _ => Content::None,
             };
         }
-        if newer && attr.allocated == 0 {
-            if let Some(file) = self.file_mut()
-                && !file.flushing
-            {
-                file.extents.set_empty();
-            }
+        if newer
+            && attr.allocated == 0
+            && let Some(file) = self.file_mut()
+            && !file.flushing
+        {
+            file.extents.set_empty();
         }
     }
 
@@ -247,7 +262,12 @@ impl NodeState {
 
     /// Whether this node may leave the table (after its lease was given back).
     pub(crate) fn is_idle(&self) -> bool {
-        self.opens == 0 && !self.orphan && !self.declared_open && self.recall.is_none() && !self.sealed && self.is_clean()
+        self.opens == 0
+            && !self.orphan
+            && !self.declared_open
+            && self.recall.is_none()
+            && !self.sealed
+            && self.is_clean()
     }
 }
 
@@ -478,6 +498,20 @@ mod tests {
         assert!(!node.lock().grant(grant(9)));
         assert!(!node.lock().grant(grant(10)));
         assert!(node.lock().grant(grant(11)));
+    }
+
+    #[test]
+    fn what_a_downgrade_has_left_still_stands() {
+        let table = Table::new();
+        let node = table.get_or_insert(Ino(5));
+        let mut state = node.lock();
+        assert!(state.grant(grant(7)));
+        state.recalled = 9;
+        state.lease = LeaseMode::Shared;
+        assert!(state.grant(grant(7)));
+        assert_eq!(state.lease, LeaseMode::Shared);
+        state.lose_lease();
+        assert!(!state.grant(grant(7)));
     }
 
     #[test]

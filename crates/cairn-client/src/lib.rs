@@ -1,2 +1,32 @@
+//! The client of a Cairn volume: a session with a server, leases and caches, write-back and read-ahead.
+//!
+//! [`Volume`] is the file system as a front end sees it (the trait [`api::FileSystem`]); [`session::Session`] is the
+//! connection underneath; [`admin`] is for operators. Nothing here knows of FUSE or any other kernel interface.
+
+pub mod address;
+pub mod admin;
 pub mod api;
+mod cache;
+mod connect;
+mod directory;
+mod extents;
+mod handles;
+mod held_locks;
+mod inodes;
+mod memory;
 mod overlay;
+mod readahead;
+mod recall;
+mod room;
+pub mod session;
+mod stats;
+mod tls;
+mod upkeep;
+mod volume;
+mod writeback;
+
+pub use address::{ConnectOptions, ServerAddress};
+pub use admin::{AdminClient, AdminError};
+pub use session::{OpenError, Session, SessionOptions};
+pub use stats::VolumeStats;
+pub use volume::{CloseError, Report, STATS_ATTRIBUTE, Volume, VolumeOptions, WeakVolume};

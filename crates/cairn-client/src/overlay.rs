@@ -98,10 +98,6 @@ impl Overlay {
         self.dirty.is_empty() && self.frozen.is_empty()
     }
 
-    pub(crate) fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-
     pub(crate) fn has_frozen(&self) -> bool {
         !self.frozen.is_empty()
     }
@@ -298,18 +294,10 @@ impl Overlay {
         let dirty: u64 = self.dirty.values().map(|layered| layered.grown).sum();
         let frozen: u64 = self.frozen.values().map(|layered| layered.grown).sum();
         self.grown = dirty + frozen;
-        self.dirty_bytes = self
-            .dirty
-            .values()
-            .flat_map(|layered| &layered.segments)
-            .map(|segment| segment.data.len() as u64)
-            .sum();
-        self.frozen_bytes = self
-            .frozen
-            .values()
-            .flat_map(|layered| &layered.segments)
-            .map(|segment| segment.data.len() as u64)
-            .sum();
+        self.dirty_bytes =
+            self.dirty.values().flat_map(|layered| &layered.segments).map(|segment| segment.data.len() as u64).sum();
+        self.frozen_bytes =
+            self.frozen.values().flat_map(|layered| &layered.segments).map(|segment| segment.data.len() as u64).sum();
     }
 
     /// Moves dirty chunks to the frozen layer, if that is empty. Whether anything moved.
@@ -584,14 +572,12 @@ mod tests {
                             model.dirty[base + from as usize..base + to as usize].fill(Some(value));
                         }
                     }
-                    Step::Freeze(_) => {
-                        if overlay.freeze(Freeze::All) {
+                    Step::Freeze(_) if overlay.freeze(Freeze::All) => {
                             for place in 0..FILE {
                                 if model.dirty[place].is_some() {
                                     model.frozen[place] = model.dirty[place].take();
                                 }
                             }
-                        }
                     }
                     Step::Applied(_) => {
                         let batch = overlay.frozen_batch(u64::MAX);

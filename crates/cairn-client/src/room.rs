@@ -15,6 +15,8 @@ const IDLE: Duration = Duration::from_secs(10);
 struct State {
     free: u64,
     drawn: u64,
+    /// Needs of writers that are waiting for room: what is free is kept for them.
+    wanted: u64,
     used_at: Instant,
 }
 
@@ -23,7 +25,7 @@ pub(crate) struct Room(Mutex<State>);
 
 impl Room {
     pub(crate) fn new() -> Self {
-        Room(Mutex::new(State { free: 0, drawn: 0, used_at: Instant::now() }))
+        Room(Mutex::new(State { free: 0, drawn: 0, wanted: 0, used_at: Instant::now() }))
     }
 
     /// Takes `bytes` of free room. If there is too little, takes nothing and tells how much is missing.
@@ -59,15 +61,25 @@ impl Room {
         self.0.lock().drawn
     }
 
-    /// Takes all free room out, to be given back to the server.
+    /// Keeps free room for a write that will need `bytes` in all, until the guard is dropped. Otherwise room could go
+    /// back and forth for ever: the server asks everybody to give back what is free before it refuses a request.
+    pub(crate) fn want(&self, bytes: u64) -> Wanted<'_> {
+        self.0.lock().wanted += bytes;
+        Wanted { room: self, bytes }
+    }
+
+    /// Takes all free room out that no writer waits for, to be given back to the server.
     pub(crate) fn take_free(&self) -> u64 {
-        std::mem::take(&mut self.0.lock().free)
+        let mut state = self.0.lock();
+        let spare = state.free.saturating_sub(state.wanted);
+        state.free -= spare;
+        spare
     }
 
     /// As [`Room::take_free`], but only if nothing was drawn for a while.
     pub(crate) fn take_idle(&self) -> u64 {
         let mut state = self.0.lock();
-        if state.used_at.elapsed() < IDLE { 0 } else { std::mem::take(&mut state.free) }
+        if state.used_at.elapsed() < IDLE || state.wanted > 0 { 0 } else { std::mem::take(&mut state.free) }
     }
 
     /// The server has lost (or ended) the reservation: nothing is free any more. Gives back what is still drawn.
@@ -75,6 +87,18 @@ impl Room {
         let mut state = self.0.lock();
         state.free = 0;
         state.drawn
+    }
+}
+
+/// See [`Room::want`].
+pub(crate) struct Wanted<'room> {
+    room: &'room Room,
+    bytes: u64,
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.room.0.lock().wanted -= self.bytes;
     }
 }
 
@@ -94,5 +118,17 @@ mod tests {
         assert_eq!(room.drawn(), 0);
         assert_eq!(room.take_free(), 80);
         assert_eq!(room.draw(1), Err(1));
+    }
+
+    #[test]
+    fn what_a_writer_waits_for_is_not_given_back() {
+        let room = Room::new();
+        room.add(10);
+        let wanted = room.want(8);
+        assert_eq!(room.take_free(), 2);
+        assert_eq!(room.draw(8), Ok(()));
+        drop(wanted);
+        room.settle(8, 0);
+        assert_eq!(room.take_free(), 8);
     }
 }

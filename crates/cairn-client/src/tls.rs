@@ -30,7 +30,8 @@ pub(crate) async fn wrap(
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no name a certificate can have"))?;
+    let name =
+        ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no name a certificate can have"))?;
     TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await

@@ -8,11 +8,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Declares wire structures with public fields.
 macro_rules! wire {
-    ($($(#[$meta:meta])* struct $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
-        $(#[$meta])*
+    ($(struct $name:ident { $($(#[$meta:meta])* $field:ident: $type:ty),* $(,)? })*) => {$(
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
-        pub(crate) struct $name { $(pub(crate) $field: $type),* }
+        pub(crate) struct $name { $($(#[$meta])* pub(crate) $field: $type),* }
     )*};
 }
 

@@ -15,6 +15,7 @@ use cairn_types::{Errno, FsResult};
 use crate::abi::{self, opcode_name};
 use crate::device::Device;
 use crate::interrupt::{Interrupts, Patience};
+use crate::owners::LockOwners;
 use crate::reply::Reply;
 use crate::stats::Statistics;
 
@@ -23,6 +24,7 @@ use crate::stats::Statistics;
 pub(crate) struct Shared {
     pub(crate) statistics: Statistics,
     pub(crate) interrupts: Interrupts,
+    pub(crate) lock_owners: LockOwners,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -89,14 +91,12 @@ impl Answer {
     fn write(&mut self, reply: &Reply) {
         self.sent = true;
         if let Err(error) = self.try_write(reply) {
-            match error.raw_os_error() {
-                // The request is gone: its caller was killed or the mount ended.
-                Some(libc::ENOENT | libc::ENODEV | libc::ECONNABORTED | libc::EPERM) => {}
-                _ => {
-                    let request = opcode_name(self.opcode).unwrap_or("unknown");
-                    tracing::error!(request, %error, "the kernel refused an answer; the request fails with EIO");
-                    let _ = self.try_write(&Reply::Error(Errno::EIO));
-                }
+            // With these the request is gone: its caller was killed or the mount ended.
+            let gone = [libc::ENOENT, libc::ENODEV, libc::ECONNABORTED, libc::EPERM];
+            if !error.raw_os_error().is_some_and(|errno| gone.contains(&errno)) {
+                let request = opcode_name(self.opcode).unwrap_or("unknown");
+                tracing::error!(request, %error, "the kernel refused an answer; the request fails with EIO");
+                let _ = self.try_write(&Reply::Error(Errno::EIO));
             }
         }
         let failed = matches!(reply, Reply::Error(_));

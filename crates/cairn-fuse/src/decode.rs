@@ -32,43 +32,136 @@ pub(crate) struct Span {
 /// What the kernel asks for. `Ino`s that are not named otherwise are the header's node.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
-    Lookup { name: Name },
-    Forget { references: u64 },
+    Lookup {
+        name: Name,
+    },
+    Forget {
+        references: u64,
+    },
     BatchForget(Vec<(Ino, u64)>),
     Getattr,
     Statx,
-    Setattr { change: AttrChange, handle: Option<Handle> },
+    Setattr {
+        change: AttrChange,
+        handle: Option<Handle>,
+    },
     Readlink,
-    MakeNode { name: Name, node: NewNode, mode: u32, umask: u32 },
-    Unlink { name: Name },
-    Rmdir { name: Name },
-    Rename { name: Name, new_parent: Ino, new_name: Name, mode: RenameMode },
-    Link { ino: Ino, new_name: Name },
-    Open { flags: i32, kill_privileges: bool },
-    Create { name: Name, mode: u32, umask: u32, flags: i32 },
-    Tmpfile { mode: u32, umask: u32, flags: i32 },
-    Read { handle: Handle, offset: u64, length: u32 },
-    Write { handle: Option<Handle>, offset: u64, data: Span, flags: WriteFlags },
-    Release { handle: Handle, flock_owner: Option<LockOwner> },
-    Flush { handle: Handle, owner: LockOwner },
-    Fsync { data_only: bool },
+    MakeNode {
+        name: Name,
+        node: NewNode,
+        mode: u32,
+        umask: u32,
+    },
+    Unlink {
+        name: Name,
+    },
+    Rmdir {
+        name: Name,
+    },
+    Rename {
+        name: Name,
+        new_parent: Ino,
+        new_name: Name,
+        mode: RenameMode,
+    },
+    Link {
+        ino: Ino,
+        new_name: Name,
+    },
+    Open {
+        flags: i32,
+        kill_privileges: bool,
+    },
+    Create {
+        name: Name,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+    },
+    Tmpfile {
+        mode: u32,
+        umask: u32,
+        flags: i32,
+    },
+    Read {
+        handle: Handle,
+        offset: u64,
+        length: u32,
+    },
+    Write {
+        handle: Option<Handle>,
+        offset: u64,
+        data: Span,
+        flags: WriteFlags,
+    },
+    Release {
+        handle: Handle,
+        flock_owner: Option<LockOwner>,
+    },
+    Flush {
+        handle: Handle,
+        owner: LockOwner,
+    },
+    Fsync {
+        data_only: bool,
+    },
     Syncfs,
     Opendir,
-    Readdir { handle: Handle, cursor: u64, size: u32, with_attributes: bool },
-    Releasedir { handle: Handle },
+    Readdir {
+        handle: Handle,
+        cursor: u64,
+        size: u32,
+        with_attributes: bool,
+    },
+    Releasedir {
+        handle: Handle,
+    },
     Statfs,
-    Setxattr { name: Bytes, value: Bytes, mode: XattrMode, clear_set_gid: bool },
+    Setxattr {
+        name: Bytes,
+        value: Bytes,
+        mode: XattrMode,
+        clear_set_gid: bool,
+    },
     /// `size` 0 asks for the length alone.
-    Getxattr { name: Bytes, size: u32 },
-    Listxattr { size: u32 },
-    Removexattr { name: Bytes },
-    Getlk { lock: FileLock },
-    Setlk { lock: FileLock, wait: bool },
-    Fallocate { mode: AllocateMode, offset: u64, length: u64 },
-    Lseek { offset: u64, target: SeekTarget },
+    Getxattr {
+        name: Bytes,
+        size: u32,
+    },
+    Listxattr {
+        size: u32,
+    },
+    Removexattr {
+        name: Bytes,
+    },
+    Getlk {
+        lock: FileLock,
+    },
+    Setlk {
+        handle: Handle,
+        lock: FileLock,
+        wait: bool,
+    },
+    Fallocate {
+        mode: AllocateMode,
+        offset: u64,
+        length: u64,
+    },
+    Lseek {
+        offset: u64,
+        target: SeekTarget,
+    },
     /// `wide`: the answer has room for 64 bits.
-    CopyFileRange { offset: u64, target: Ino, target_offset: u64, length: u64, wide: bool },
-    Interrupt { unique: u64 },
+    CopyFileRange {
+        offset: u64,
+        target: Ino,
+        target_offset: u64,
+        length: u64,
+        wide: bool,
+    },
+    Interrupt {
+        unique: u64,
+    },
     Destroy,
     NotifyReply,
 }
@@ -180,8 +273,11 @@ pub(crate) fn decode(header: &abi::InHeader, message: &[u8], dialect: Dialect) -
         opcode::LISTXATTR => Operation::Listxattr { size: body.take::<abi::GetxattrIn>()?.size },
         opcode::REMOVEXATTR => Operation::Removexattr { name: body.text_or(XATTR_NAME_MAX, Errno::ERANGE)? },
         opcode::GETLK => Operation::Getlk { lock: lock(ino, &body.take()?)? },
-        opcode::SETLK => Operation::Setlk { lock: lock(ino, &body.take()?)?, wait: false },
-        opcode::SETLKW => Operation::Setlk { lock: lock(ino, &body.take()?)?, wait: true },
+        opcode::SETLK | opcode::SETLKW => {
+            let arguments = body.take::<abi::LkIn>()?;
+            let wait = header.opcode == opcode::SETLKW;
+            Operation::Setlk { handle: Handle(arguments.fh), lock: lock(ino, &arguments)?, wait }
+        }
         opcode::FALLOCATE => fallocate(&body.take()?)?,
         opcode::LSEEK => {
             let arguments = body.take::<abi::LseekIn>()?;
@@ -284,9 +380,8 @@ fn timestamp(secs: i64, nanos: u32) -> Timestamp {
 /// The change time is never set from outside: every change sets it.
 fn setattr(arguments: &abi::SetattrIn) -> Operation {
     let has = |bit| arguments.valid & bit != 0;
-    let time = |set, now, secs, nanos| {
-        has(set).then(|| if has(now) { Timestamp::now() } else { timestamp(secs, nanos) })
-    };
+    let time =
+        |set, now, secs, nanos| has(set).then(|| if has(now) { Timestamp::now() } else { timestamp(secs, nanos) });
     let change = AttrChange {
         mode: has(fattr::MODE).then_some(arguments.mode & 0o7777),
         uid: has(fattr::UID).then_some(arguments.uid),
@@ -396,3 +491,6 @@ fn fallocate(arguments: &abi::FallocateIn) -> FsResult<Operation> {
     };
     Ok(Operation::Fallocate { mode, offset: arguments.offset, length: arguments.length })
 }
+
+#[cfg(test)]
+mod tests;

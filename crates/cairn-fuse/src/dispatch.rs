@@ -15,7 +15,7 @@ use crate::interrupt::Patience::{self, Unconditional, UntilKilled, UntilSignal};
 use crate::reply::{self, Listing, Reply};
 
 /// The largest copy whose length fits the 32 bits of the older reply, on a page's boundary.
-const NARROW_COPY_MAX: u64 = (u32::MAX & !0xfff) as u64;
+const NARROW_COPY_MAX: u64 = 0xffff_f000;
 
 /// Serves one request. `data` is what a write brings. Returns at once; the answer may come later from a task.
 pub(crate) fn dispatch<F: FileSystem>(
@@ -61,9 +61,9 @@ pub(crate) fn dispatch<F: FileSystem>(
         }),
         Operation::Unlink { name } => run(answer(), Unconditional, async move { done(fs.unlink(ino, name).await) }),
         Operation::Rmdir { name } => run(answer(), Unconditional, async move { done(fs.rmdir(ino, name).await) }),
-        Operation::Rename { name, new_parent, new_name, mode } => run(answer(), Unconditional, async move {
-            done(fs.rename(ino, name, new_parent, new_name, mode).await)
-        }),
+        Operation::Rename { name, new_parent, new_name, mode } => {
+            run(answer(), Unconditional, async move { done(fs.rename(ino, name, new_parent, new_name, mode).await) });
+        }
         Operation::Open { flags, kill_privileges } => run(answer(), Unconditional, async move {
             Ok(Reply::Opened(reply::open_out(&open(&fs, ino, flags, kill_privileges).await?)))
         }),
@@ -81,20 +81,29 @@ pub(crate) fn dispatch<F: FileSystem>(
                 Ok(Reply::Created(reply::entry_out(&entry), reply::open_out(&opened)))
             });
         }
-        Operation::Read { handle, offset, length } => run(answer(), UntilKilled, async move {
-            Ok(Reply::Pieces(fs.read(ino, handle, offset, length).await?))
-        }),
+        Operation::Read { handle, offset, length } => {
+            run(answer(), UntilKilled, async move { Ok(Reply::Pieces(fs.read(ino, handle, offset, length).await?)) });
+        }
         Operation::Write { handle, offset, flags, .. } => run(answer(), Unconditional, async move {
             let size = fs.write(ino, handle, offset, data, flags).await?;
             Ok(Reply::Written(abi::WriteOut { size, padding: 0 }))
         }),
         Operation::Flush { handle, owner } => {
+            queue.shared.lock_owners.flushed(ino, owner);
             run(answer(), Unconditional, async move { done(fs.flush(ino, handle, owner).await) });
         }
-        Operation::Release { handle, flock_owner } => run(answer(), Unconditional, async move {
-            fs.release(ino, handle, flock_owner).await;
-            Ok(Reply::Done)
-        }),
+        Operation::Release { handle, flock_owner } => {
+            let ended = queue.shared.lock_owners.released(ino, handle);
+            run(answer(), Unconditional, async move {
+                for lock in ended {
+                    if let Err(errno) = fs.set_lock(lock, false).await {
+                        tracing::warn!(%ino, %errno, "a lock of a closed file could not be given back");
+                    }
+                }
+                fs.release(ino, handle, flock_owner).await;
+                Ok(Reply::Done)
+            });
+        }
         Operation::Fsync { data_only } => {
             run(answer(), Unconditional, async move { done(fs.fsync(ino, data_only).await) });
         }
@@ -118,12 +127,16 @@ pub(crate) fn dispatch<F: FileSystem>(
             Ok(Reply::Done)
         }),
         Operation::Statfs => run(answer(), UntilKilled, async move { Ok(reply::statfs(&fs.stat_fs().await?)) }),
-        Operation::Setxattr { name, value, mode, clear_set_gid } => run(answer(), Unconditional, async move {
-            done(fs.set_xattr(ino, name, value, mode, clear_set_gid).await)
-        }),
-        Operation::Getxattr { name, size } => run(answer(), UntilKilled, async move {
-            Ok(reply::xattr(fs.get_xattr(ino, name).await?, size))
-        }),
+        Operation::Setxattr { name, value, mode, clear_set_gid } => {
+            run(
+                answer(),
+                Unconditional,
+                async move { done(fs.set_xattr(ino, name, value, mode, clear_set_gid).await) },
+            );
+        }
+        Operation::Getxattr { name, size } => {
+            run(answer(), UntilKilled, async move { Ok(reply::xattr(fs.get_xattr(ino, name).await?, size)) });
+        }
         Operation::Listxattr { size } => run(answer(), UntilKilled, async move {
             let mut list = Vec::new();
             for name in fs.list_xattr(ino).await? {
@@ -141,7 +154,8 @@ pub(crate) fn dispatch<F: FileSystem>(
         Operation::Getlk { lock } => {
             run(answer(), UntilKilled, async move { Ok(reply::lock(fs.test_lock(lock).await?)) });
         }
-        Operation::Setlk { lock, wait } => {
+        Operation::Setlk { handle, lock, wait } => {
+            queue.shared.lock_owners.asked(handle, &lock);
             let patience = if wait { UntilSignal } else { Unconditional };
             run(answer(), patience, async move { done(fs.set_lock(lock, wait).await) });
         }

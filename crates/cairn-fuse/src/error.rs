@@ -27,12 +27,13 @@ pub enum MountError {
     #[error("{0} is not a directory: a volume is mounted on a directory")]
     NotADirectory(PathBuf),
     #[error(
-        "{0} is not empty: what is in it would be hidden; choose another directory or mount with `-o nonempty` to hide it"
+        "{0} is not empty: what is in it would be hidden; choose another directory or mount with `-o nonempty` to hide \
+         it"
     )]
     NotEmpty(PathBuf),
     #[error(
-        "{0} holds a mount whose daemon is gone (\"Transport endpoint is not connected\"): remove it with `umount -l {0}` \
-         (not root: `fusermount3 -u -z {0}`) and try again"
+        "{0} holds a mount whose daemon is gone (\"Transport endpoint is not connected\"): remove it with \
+         `umount -l {0}` (not root: `fusermount3 -u -z {0}`) and try again"
     )]
     Stale(PathBuf),
     #[error(

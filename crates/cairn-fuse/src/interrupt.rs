@@ -1,8 +1,8 @@
 //! Requests that wait and may be given up: what `FUSE_INTERRUPT` acts upon.
 //!
-//! The kernel sends an interrupt for any signal, once for a request, and never says which signal. A wait for a lock ends
-//! with any (POSIX wants that). Reading must not: programs do not expect `EINTR` from a file, so it is given up only
-//! when the caller is being killed. Changes are never given up half-way; the client puts a time limit on them.
+//! The kernel sends an interrupt for any signal, once for a request, and never says which signal. A wait for a lock
+//! ends with any (POSIX wants that). Reading must not: programs do not expect `EINTR` from a file, so it is given up
+//! only when the caller is being killed. Changes are never given up half-way; the client puts a time limit on them.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -45,16 +45,15 @@ impl Interrupts {
     /// The kernel interrupts request `unique`.
     pub(crate) fn interrupt(&self, unique: u64) {
         let mut state = self.state.lock();
-        match state.waiting.remove(&unique) {
+        if let Some(sender) = state.waiting.remove(&unique) {
             // A receiver that is gone has its answer already.
-            Some(sender) => drop(sender.send(())),
-            None => {
-                if state.early.len() == EARLY_MAX {
-                    state.early.pop_front();
-                }
-                state.early.push_back(unique);
-            }
+            let _ = sender.send(());
+            return;
         }
+        if state.early.len() == EARLY_MAX {
+            state.early.pop_front();
+        }
+        state.early.push_back(unique);
     }
 
     /// Resolves when request `unique` of thread `pid` should be given up, which may be never.
@@ -112,7 +111,9 @@ fn is_being_killed(pid: u32) -> bool {
 /// Reads the masks of pending signals of the thread and of its process from `/proc/PID/status`.
 fn kill_is_pending(status: &str) -> bool {
     let masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
-    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
+    masks
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & (1 << (libc::SIGKILL - 1)) != 0)
 }
 
 #[cfg(test)]
@@ -124,7 +125,8 @@ mod tests {
     fn resolves(runtime: &tokio::runtime::Runtime, interrupts: &Interrupts, unique: u64, patience: Patience) -> bool {
         let limit = Duration::from_millis(20);
         let pid = std::process::id();
-        runtime.block_on(async { tokio::time::timeout(limit, interrupts.given_up(unique, pid, patience)).await.is_ok() })
+        runtime
+            .block_on(async { tokio::time::timeout(limit, interrupts.given_up(unique, pid, patience)).await.is_ok() })
     }
 
     fn runtime() -> tokio::runtime::Runtime {

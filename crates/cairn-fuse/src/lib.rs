@@ -25,6 +25,7 @@ mod interrupt;
 mod mount;
 mod notify;
 mod options;
+mod owners;
 mod precheck;
 mod reply;
 mod stats;

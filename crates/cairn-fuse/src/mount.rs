@@ -23,6 +23,7 @@ use crate::handshake::{Handshake, MAX_WRITE};
 use crate::interrupt::Interrupts;
 use crate::notify::Notifier;
 use crate::options::MountOptions;
+use crate::owners::LockOwners;
 use crate::stats::Statistics;
 use crate::{precheck, unmount};
 
@@ -41,6 +42,8 @@ pub enum Unmounted {
 /// A mounted volume. Dropping it unmounts at once, lazily if need be.
 pub struct Mount {
     directory: PathBuf,
+    /// `MAJOR:MINOR` under which the kernel lists the mount: tells it from another one on the same directory.
+    device: Option<String>,
     session: Mutex<Option<fuser::Session<Handshake>>>,
     shared: Arc<Shared>,
     notifier: Arc<Notifier>,
@@ -71,19 +74,30 @@ impl Mount {
         };
         let first = Device::duplicate(session.as_fd()).map_err(failed("serve"))?;
         let notifier = Notifier::new(Device::duplicate(session.as_fd()).map_err(failed("serve"))?);
-        let shared =
-            Arc::new(Shared { statistics: Statistics::default(), interrupts: Interrupts::default(), runtime });
+        let shared = Arc::new(Shared {
+            statistics: Statistics::default(),
+            interrupts: Interrupts::default(),
+            lock_owners: LockOwners::default(),
+            runtime,
+        });
         let classic = Arc::new(Classic::new(file_system, agreement.dialect(), MAX_WRITE as usize));
         let mut queues = Vec::new();
         for _ in 1..options.thread_count() {
             queues.push(first.new_queue().map_err(failed("serve"))?);
         }
         queues.push(first);
+        let device = precheck::mountinfo_device(&directory);
         // The receivers learn of the end when the last thread drops its sender's clone.
         let (ended_sender, ended) = watch::channel(false);
         let ended_sender = Arc::new(EndOfService(ended_sender));
-        let mount =
-            Mount { directory, session: Mutex::new(Some(session)), shared, notifier: Arc::new(notifier), ended };
+        let mount = Mount {
+            directory,
+            device,
+            session: Mutex::new(Some(session)),
+            shared,
+            notifier: Arc::new(notifier),
+            ended,
+        };
         for (index, device) in queues.into_iter().enumerate() {
             let queue = Arc::new(Queue { device, shared: Arc::clone(&mount.shared) });
             let classic = Arc::clone(&classic);
@@ -102,7 +116,9 @@ impl Mount {
                 source,
             })?;
         }
-        precheck::raise_read_ahead(&mount.directory, options.read_ahead_kib);
+        if let Some(device) = &mount.device {
+            precheck::raise_read_ahead(device, options.read_ahead_kib);
+        }
         Ok(mount)
     }
 
@@ -139,7 +155,7 @@ impl Mount {
     /// # Errors
     /// [`MountError::NotMounted`] if it was ended before; any error of the kernel but "busy".
     pub async fn unmount(&self, limit: Duration) -> Result<Unmounted, MountError> {
-        if self.has_ended() {
+        if !self.is_on_the_tree() {
             return Err(MountError::NotMounted { directory: self.directory.clone() });
         }
         let outcome = unmount::unmount(&self.directory, limit).await;
@@ -149,12 +165,18 @@ impl Mount {
         }
         outcome
     }
+
+    /// Whether the directory leads here. An aborted connection has ended and yet is on the tree, a lazily unmounted
+    /// one the other way round.
+    fn is_on_the_tree(&self) -> bool {
+        self.device.is_some() && precheck::mountinfo_device(&self.directory) == self.device
+    }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
         let Some(session) = self.session.get_mut().take() else { return };
-        if !self.has_ended() && unmount::is_mount_point(&self.directory) {
+        if self.is_on_the_tree() {
             unmount::detach(&self.directory);
         }
         for _ in 0..10 {

@@ -117,7 +117,9 @@ mod tests {
         options.extra = vec!["ro,noatime,_netdev".to_owned(), "x-systemd.automount".to_owned(), "nosuid".to_owned()];
         let config = options.to_fuser(true);
         assert!(config.mount_options.contains(&MountOption::FSName("cairn:data_1".to_owned())));
-        assert!(config.mount_options.contains(&MountOption::RO) && config.mount_options.contains(&MountOption::NoAtime));
+        assert!(
+            config.mount_options.contains(&MountOption::RO) && config.mount_options.contains(&MountOption::NoAtime)
+        );
         assert!(config.mount_options.contains(&MountOption::Dev) && !config.mount_options.contains(&MountOption::Suid));
         let custom: Vec<_> =
             config.mount_options.iter().filter(|option| matches!(option, MountOption::CUSTOM(_))).collect();
@@ -128,7 +130,9 @@ mod tests {
     #[test]
     fn an_ordinary_user_gets_no_privileged_option() {
         let config = MountOptions::new("/mnt", "v").to_fuser(false);
-        assert!(!config.mount_options.contains(&MountOption::Dev) && !config.mount_options.contains(&MountOption::Suid));
+        assert!(
+            !config.mount_options.contains(&MountOption::Dev) && !config.mount_options.contains(&MountOption::Suid)
+        );
         assert_eq!(config.acl, fuser::SessionACL::Owner);
     }
 }

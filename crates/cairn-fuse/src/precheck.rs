@@ -57,7 +57,9 @@ fn check_directory(options: &MountOptions) -> Result<PathBuf, MountError> {
 fn helper_exists() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(HELPER_DIRECTORIES.iter().map(PathBuf::from));
-    directories.into_iter().any(|directory| ["fusermount3", "fusermount"].iter().any(|name| directory.join(name).exists()))
+    directories
+        .into_iter()
+        .any(|directory| ["fusermount3", "fusermount"].iter().any(|name| directory.join(name).exists()))
 }
 
 /// Turns fuser's error, which may be the helper's text, into a sentence.
@@ -81,9 +83,9 @@ pub(crate) fn explain(directory: &Path, config: &fuser::Config, error: io::Error
     }
 }
 
-/// Raises the mount's read-ahead. What is not permitted (nobody but root may) costs speed only.
-pub(crate) fn raise_read_ahead(directory: &Path, kib: u32) {
-    let Some(device) = mountinfo_device(directory) else { return };
+/// Raises the read-ahead of the mount with this `MAJOR:MINOR`. What is not permitted (nobody but root may) costs speed
+/// only.
+pub(crate) fn raise_read_ahead(device: &str, kib: u32) {
     if kib == 0 {
         return;
     }
@@ -102,12 +104,12 @@ pub(crate) fn mountinfo_device(directory: &Path) -> Option<String> {
 /// Of several mounts on one directory, the last one listed is the one that is seen.
 fn find_device(list: &str, directory: &str) -> Option<String> {
     let escaped = directory.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
-    let found = list.lines().filter_map(|line| {
+    let mut found = list.lines().rev().filter_map(|line| {
         let mut fields = line.split(' ').skip(2);
         let device = fields.next()?;
         (fields.nth(1)? == escaped).then_some(device)
     });
-    found.last().map(str::to_owned)
+    found.next().map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     fn bytes_of(reply: &Reply) -> Vec<u8> {
-        reply.with_slices(7, |slices| slices.concat())
+        reply.with_slices(7, |slices| slices.iter().flat_map(|slice| slice.iter().copied()).collect())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +51,7 @@ pub(crate) fn detach(directory: &Path) {
 }
 
 /// Whether anything is mounted at `directory` (an absolute path without symbolic links).
-pub(crate) fn is_mount_point(directory: &Path) -> bool {
+fn is_mount_point(directory: &Path) -> bool {
     mountinfo_device(directory).is_some()
 }
 
@@ -63,7 +63,7 @@ async fn on_a_thread<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> 
 }
 
 /// Tries until nothing uses the mount; `false` when told to stop.
-fn unmount_when_free(directory: &PathBuf, stop: &AtomicBool) -> io::Result<bool> {
+fn unmount_when_free(directory: &Path, stop: &AtomicBool) -> io::Result<bool> {
     while !stop.load(Ordering::Relaxed) {
         match unmount_once(directory, false) {
             Ok(()) => return Ok(true),

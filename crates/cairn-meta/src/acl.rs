@@ -193,7 +193,10 @@ mod tests {
         assert_eq!(named.restrict(0o640), 0o640);
         assert_eq!(named.mode(), (0o640, false));
         named.set_mode(0o777);
-        assert_eq!(named.encode(), acl(&[(USER_OBJ, 7, 0), (USER, 6, 1000), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 7, 0)]));
+        assert_eq!(
+            named.encode(),
+            acl(&[(USER_OBJ, 7, 0), (USER, 6, 1000), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 7, 0)])
+        );
     }
 
     proptest! {

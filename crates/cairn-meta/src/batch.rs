@@ -65,7 +65,10 @@ const NUMBER_STEP: u64 = 1 << 18;
 
 /// One step back.
 enum Undo {
-    Row(Vec<u8>, Option<Option<Vec<u8>>>),
+    /// The batch had changed this row before, to this.
+    Restore(Vec<u8>, Option<Vec<u8>>),
+    /// The batch had not changed this row before.
+    Forget(Vec<u8>),
     Unreferenced(BlobId),
 }
 
@@ -197,8 +200,8 @@ impl Batch {
         }
         while let Some(step) = self.undo.pop() {
             match step {
-                Undo::Row(key, Some(change)) => drop(self.changes.insert(key, change)),
-                Undo::Row(key, None) => drop(self.changes.remove(&key)),
+                Undo::Restore(key, change) => drop(self.changes.insert(key, change)),
+                Undo::Forget(key) => drop(self.changes.remove(&key)),
                 Undo::Unreferenced(blob) => drop(self.unreferenced.remove(&blob)),
             }
         }
@@ -211,14 +214,15 @@ impl Batch {
 
     /// Writes or deletes a row.
     pub(crate) fn set_row(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
-        let previous = match self.changes.entry(key.clone()) {
-            btree_map::Entry::Occupied(mut entry) => Some(entry.insert(value)),
+        let undo = match self.changes.entry(key) {
+            btree_map::Entry::Occupied(mut entry) => Undo::Restore(entry.key().clone(), entry.insert(value)),
             btree_map::Entry::Vacant(entry) => {
+                let undo = Undo::Forget(entry.key().clone());
                 entry.insert(value);
-                None
+                undo
             }
         };
-        self.undo.push(Undo::Row(key, previous));
+        self.undo.push(undo);
     }
 
     /// Notes that the last reference to a blob went.

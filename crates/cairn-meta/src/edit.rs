@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use cairn_types::limits::FILE_SIZE_MAX;
-use cairn_types::{Attr, AttrFlags, BlobId, Errno, Extent, ExtentList, FileKind, Ino, Name, SessionId, Source, Timestamp};
+use cairn_types::{
+    Attr, AttrFlags, BlobId, Errno, Extent, ExtentList, FileKind, Ino, Name, SessionId, Source, Timestamp,
+};
 
 use crate::batch::{Batch, FRAGMENTS_MAX};
 use crate::error::{ApplyError, StoreError};
@@ -278,16 +280,15 @@ impl Batch {
         count: i64,
         pending: PendingBlobs<'_>,
     ) -> Result<(), ApplyError> {
-        let mut record = match self.blob(blob)? {
-            Some(record) => record,
-            None => {
-                let place = self.place(blob, pending)?;
-                self.change_pack(place.pack, |pack| {
-                    pack.live_bytes += u64::from(place.stored_len);
-                    pack.live_blobs += 1;
-                })?;
-                BlobRecord { place, references: 0 }
-            }
+        let mut record = if let Some(record) = self.blob(blob)? {
+            record
+        } else {
+            let place = self.place(blob, pending)?;
+            self.change_pack(place.pack, |pack| {
+                pack.live_bytes += u64::from(place.stored_len);
+                pack.live_blobs += 1;
+            })?;
+            BlobRecord { place, references: 0 }
         };
         record.references =
             u32::try_from(i64::from(record.references) + count).map_err(|_| ApplyError::Refused(Errno::EMLINK))?;

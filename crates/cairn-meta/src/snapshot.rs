@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_types::{
-    Attr, BlobId, Errno, ExtentList, FileKind, FsResult, Ino, MetaOp, Name, OpReply, SessionId, Source,
-};
+use cairn_types::{Attr, BlobId, Errno, ExtentList, FileKind, FsResult, Ino, MetaOp, Name, OpReply, SessionId, Source};
 
 use crate::engine::{Reader, Visitor};
 use crate::error::{ApplyError, StoreError, for_program};
@@ -122,9 +120,7 @@ impl Snapshot {
 
     /// Names of the extended attributes, in bytewise order. `ENOENT`.
     pub fn list_xattr(&self, ino: Ino) -> FsResult<Vec<Bytes>> {
-        for_program(
-            self.known(ino).and_then(|_| Ok(self.xattr_names(ino)?.into_iter().map(Bytes::from).collect())),
-        )
+        for_program(self.known(ino).and_then(|_| Ok(self.xattr_names(ino)?.into_iter().map(Bytes::from).collect())))
     }
 
     /// Where a blob lies, if any extent points at it.

@@ -44,15 +44,13 @@ fn collected<T>(
         return Ok(rows);
     }
     let mut damage = None;
-    view.scan(from, until, &mut |key, value| match decode(key, value) {
-        Some(row) => {
-            rows.push(row);
-            if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        }
-        None => {
+    view.scan(from, until, &mut |key, value| {
+        let Some(row) = decode(key, value) else {
             damage = Some(StoreError::row(what, key));
-            ControlFlow::Break(())
-        }
+            return ControlFlow::Break(());
+        };
+        rows.push(row);
+        if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     match damage {
         Some(error) => Err(error),
@@ -99,12 +97,7 @@ pub(crate) trait Rows: View {
     }
 
     /// Chunks with extents from `first` on, at most `limit` of them.
-    fn chunks_from(
-        &self,
-        inode: &InodeRecord,
-        first: u32,
-        limit: usize,
-    ) -> Result<Vec<(u32, ExtentList)>, StoreError> {
+    fn chunks_from(&self, inode: &InodeRecord, first: u32, limit: usize) -> Result<Vec<(u32, ExtentList)>, StoreError> {
         let mut chunks = Vec::new();
         if first == 0 && !inode.first_chunk.is_empty() && limit > 0 {
             chunks.push((0, inode.first_chunk.clone()));

@@ -26,11 +26,13 @@ pub struct Limits {
     pub slowest_bytes_per_second: u64,
     /// Longest time in which a peer takes nothing of what is sent to it.
     pub write_stall: Duration,
-    /// Most requests of one connection that are served at once; beyond it, nothing more is read from it.
+    /// Most requests of one connection that are served at once; beyond it, nothing more is read from it. Far more than programs
+    /// that wait for something on one mount: what they wait for (a lock, another session's lease) may hang on a request of
+    /// that same connection that is not read yet.
     pub requests_in_flight: usize,
-    /// Most bulk bytes, sent and asked for, of one connection's requests that are served at once. Two blobs of the
-    /// largest size always fit.
-    pub bulk_in_flight: usize,
+    /// Most bytes, of messages and of bulk sent and asked for, of one connection's requests that are served at once. The
+    /// largest request always fits.
+    pub bytes_in_flight: usize,
     /// Time that requests get to finish when their connection is told to end by the server.
     pub drain: Duration,
     /// Time that a volume gets to write everything to stable storage when the server stops.
@@ -46,8 +48,8 @@ impl Default for Limits {
             frame: Duration::from_secs(30),
             slowest_bytes_per_second: 64 * 1024,
             write_stall: Duration::from_secs(30),
-            requests_in_flight: 1024,
-            bulk_in_flight: 64 * 1024 * 1024,
+            requests_in_flight: 16 * 1024,
+            bytes_in_flight: 64 * 1024 * 1024,
             drain: Duration::from_secs(3),
             close: Duration::from_secs(30),
         }

@@ -5,7 +5,7 @@
 //! of a connection begin in the order in which they were sent (the order of a journal hangs on it); answers may overtake one
 //! another.
 //!
-//! What is served at once is bounded by number and by bulk bytes; beyond that, nothing more is read. Whatever happens here ends this
+//! What is served at once is bounded by number and by bytes; beyond that, nothing more is read. Whatever happens here ends this
 //! connection and no other.
 
 use std::future::{Future, poll_fn};
@@ -32,8 +32,8 @@ use crate::server::Shared;
 use crate::stream::{ReadHalf, WriteHalf};
 use crate::volume::{PushReceiver, Volume};
 
-/// Bulk bytes are counted in units of so many, because a semaphore counts in 32 bits.
-const BULK_UNIT: usize = 1024;
+/// Bytes in flight are counted in units of so many, because a semaphore counts in 32 bits.
+const BYTES_UNIT: usize = 1024;
 /// Most ranges of one `ReadBlobs`: each is widened to whole check blocks, so a small request could ask for very much.
 const RANGES_MAX: usize = 4096;
 /// Time for the last bytes of a connection that the server ends.
@@ -93,7 +93,8 @@ fn report(shared: &Shared, peer: &Peer, end: &End) {
             counters.connections_refused.add(1);
             tracing::warn!(peer = peer.name, "connection {end}");
         }
-        End::Read(ReadError::TooSlow) | End::NotLetIn(GreetingError::TooSlow | GreetingError::Read(ReadError::TooSlow)) => {
+        End::Read(ReadError::TooSlow)
+        | End::NotLetIn(GreetingError::TooSlow | GreetingError::Read(ReadError::TooSlow)) => {
             counters.connections_too_slow.add(1);
             tracing::warn!(peer = peer.name, "connection cut off: {end}");
         }
@@ -114,7 +115,7 @@ struct Service {
     writer: LinkWriter,
     target: Target,
     requests: Arc<Semaphore>,
-    bulk: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
     /// Told when an answer could not be sent.
     broken: Notify,
     /// Told when the volume has nothing more to say to the session.
@@ -131,7 +132,7 @@ enum Target {
 /// Room that a request takes until its answer is sent.
 struct Room {
     _request: OwnedSemaphorePermit,
-    _bulk: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
 }
 
 async fn serve(
@@ -155,7 +156,7 @@ async fn serve(
         writer: writer.clone(),
         target,
         requests: Arc::new(Semaphore::new(limits.requests_in_flight)),
-        bulk: Arc::new(Semaphore::new(bulk_units(shared))),
+        bytes: Arc::new(Semaphore::new(byte_units(shared))),
         broken: Notify::new(),
         released: Notify::new(),
     });
@@ -218,41 +219,49 @@ async fn read_requests(service: &Arc<Service>, reader: &mut LinkReader) -> End {
             let request = frame.expect::<Request>(FrameKind::Request)?;
             Ok((request, frame))
         });
-        let (request, Frame { correlation, bulk, .. }) = match read {
+        let (request, Frame { correlation, message, bulk, .. }) = match read {
             Ok(read) => read,
             Err(error) => return End::Read(error),
         };
-        let Some(room) = make_room(service, &request, &bulk).await else {
+        let Some(room) = make_room(service, &request, message.len() + bulk.len()).await else {
             return End::Released;
         };
         let mut serving = Box::pin(serve_one(Arc::clone(service), correlation, request, bulk, room));
         let first_poll = poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await;
         if first_poll.is_pending() {
-            tokio::spawn(serving);
+            let shared = Arc::clone(&service.shared);
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = serving => {}
+                    () = shared.halted() => {}
+                }
+            });
         }
     }
 }
 
 /// Waits until the request fits beside those that are being served.
-async fn make_room(service: &Service, request: &Request, bulk: &Bytes) -> Option<Room> {
+async fn make_room(service: &Service, request: &Request, sent: usize) -> Option<Room> {
     let asked: usize = match request {
         Request::ReadBlobs(ranges) => {
             ranges.iter().fold(0usize, |sum, range| sum.saturating_add(range.length as usize))
         }
         _ => 0,
     };
-    let units = bulk.len().saturating_add(asked).div_ceil(BULK_UNIT).min(bulk_units(&service.shared));
+    let units = sent.saturating_add(asked).div_ceil(BYTES_UNIT).min(byte_units(&service.shared));
     let units = u32::try_from(units).unwrap_or(u32::MAX);
     // The semaphores are never closed.
     Some(Room {
         _request: Arc::clone(&service.requests).acquire_owned().await.ok()?,
-        _bulk: Arc::clone(&service.bulk).acquire_many_owned(units).await.ok()?,
+        _bytes: Arc::clone(&service.bytes).acquire_many_owned(units).await.ok()?,
     })
 }
 
-/// How many units of bulk a connection may have in flight; never less than one request can take.
-fn bulk_units(shared: &Shared) -> usize {
-    shared.config.limits.bulk_in_flight.max(FrameLimits::SESSION.bulk as usize).div_ceil(BULK_UNIT)
+/// How many units a connection may have in flight; never less than one request can take.
+fn byte_units(shared: &Shared) -> usize {
+    let largest = FrameLimits::SESSION.message as usize + FrameLimits::SESSION.bulk as usize;
+    shared.config.limits.bytes_in_flight.max(largest).div_ceil(BYTES_UNIT)
 }
 
 async fn serve_one(service: Arc<Service>, correlation: u64, request: Request, bulk: Bytes, room: Room) {

@@ -15,7 +15,7 @@ use crate::config::Limits;
 
 /// Whether a connection should end, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     No,
     /// Its key is no longer valid: end at once.
     KeyRevoked,
@@ -25,7 +25,7 @@ pub enum Ending {
 
 /// Why a connection is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Overload {
+pub(crate) enum Overload {
     #[error("the server has as many connections as it allows: try again later")]
     Connections,
     #[error("too many connections from this address have not identified themselves yet: try again later")]
@@ -50,13 +50,13 @@ struct State {
 
 /// The table of all connections.
 #[derive(Default)]
-pub struct Connections {
+pub(crate) struct Connections {
     state: Mutex<State>,
 }
 
 impl Connections {
     /// Takes a place for a connection from `address` (`None`: a local one, of which only the total is limited).
-    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>, limits: &Limits) -> Result<Registration, Overload> {
+    pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>, limits: &Limits) -> Result<Registration, Overload> {
         let mut state = self.state.lock();
         if state.stopping {
             return Err(Overload::Stopping);
@@ -78,19 +78,23 @@ impl Connections {
         Ok(Registration { table: Arc::clone(self), number, greeting: address, ending })
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.state.lock().entries.len()
     }
 
     /// Ends every connection that has shown this key. Call it after the key has been made invalid. Returns how many.
-    pub fn cut_key(&self, key: &str) -> usize {
+    pub(crate) fn cut_key(&self, key: &str) -> usize {
         let state = self.state.lock();
-        let cut = state.entries.values().filter(|entry| entry.key.as_deref() == Some(key));
-        cut.map(|entry| entry.ending.send_replace(Ending::KeyRevoked)).count()
+        let mut cut = 0;
+        for entry in state.entries.values().filter(|entry| entry.key.as_deref() == Some(key)) {
+            entry.ending.send_replace(Ending::KeyRevoked);
+            cut += 1;
+        }
+        cut
     }
 
     /// Admits nobody any more and lets every connection finish.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopping = true;
         for entry in state.entries.values() {
@@ -106,7 +110,7 @@ impl Connections {
 }
 
 /// One connection's place in the table.
-pub struct Registration {
+pub(crate) struct Registration {
     table: Arc<Connections>,
     number: u64,
     greeting: Option<IpAddr>,
@@ -116,14 +120,14 @@ pub struct Registration {
 impl Registration {
     /// Notes the key that the peer claims to have. Must come *before* the key is checked: then a key that is revoked meanwhile
     /// either fails the check or is found here by [`Connections::cut_key`].
-    pub fn claim_key(&self, key: &str) {
+    pub(crate) fn claim_key(&self, key: &str) {
         if let Some(entry) = self.table.state.lock().entries.get_mut(&self.number) {
             entry.key = Some(key.to_owned());
         }
     }
 
     /// The peer has been let in: it no longer counts among those of its address that have not.
-    pub fn greeted(&mut self) {
+    pub(crate) fn greeted(&mut self) {
         if let Some(address) = self.greeting.take() {
             let mut state = self.table.state.lock();
             if let Some(count) = state.greeting.get_mut(&address) {
@@ -136,7 +140,7 @@ impl Registration {
     }
 
     /// Waits until the connection should end.
-    pub async fn ended(&mut self) -> Ending {
+    pub(crate) async fn ended(&mut self) -> Ending {
         match self.ending.wait_for(|ending| *ending != Ending::No).await {
             Ok(ending) => *ending,
             // The sender lives in the table for as long as this registration does.

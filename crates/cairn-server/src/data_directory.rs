@@ -40,14 +40,14 @@ pub enum DataDirectoryError {
 
 /// An owned data directory; the lock is held until this is dropped.
 #[derive(Debug)]
-pub struct DataDirectory {
+pub(crate) struct DataDirectory {
     path: PathBuf,
     _lock: File,
 }
 
 impl DataDirectory {
     /// Makes the directory if need be, takes its lock and checks its format.
-    pub fn open(path: &Path) -> Result<Self, DataDirectoryError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirectoryError> {
         let failed = |source| DataDirectoryError::Io { path: path.to_path_buf(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         // Later messages and the lock mean the same directory wherever the process moves to.
@@ -65,17 +65,17 @@ impl DataDirectory {
         Ok(DataDirectory { path, _lock: lock })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where the volumes are.
-    pub fn volumes(&self) -> PathBuf {
+    pub(crate) fn volumes(&self) -> PathBuf {
         self.path.join("volumes")
     }
 
     /// The catalogue's database.
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.path.join("server.redb")
     }
 }
@@ -88,8 +88,14 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 fn take_lock(directory: &Path) -> Result<File, DataDirectoryError> {
     let failed = |source| DataDirectoryError::Io { path: directory.to_path_buf(), source };
     let path = directory.join("lock");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -194,9 +194,13 @@ fn find_session(
     session: SessionId,
     secret: SessionSecret,
 ) -> Result<Arc<Volume>, Refusal> {
-    let mut refusal = Refusal {
-        kind: RefusalKind::SessionGone,
-        message: "the server knows no such session: open the control connection first".to_owned(),
+    // "Gone" makes the client give up what it holds: it must not be said before every volume was asked.
+    let mut refusal = if shared.catalogue.all_open(|id| access.opens(id)) {
+        let message = "the server knows no such session: open the control connection first".to_owned();
+        Refusal { kind: RefusalKind::SessionGone, message }
+    } else {
+        let message = "the volume of this session is not open yet: try again later".to_owned();
+        Refusal { kind: RefusalKind::Busy, message }
     };
     for volume in shared.catalogue.open_volumes() {
         if !access.opens(&volume.info().id) {
@@ -204,7 +208,8 @@ fn find_session(
         }
         match volume.check_data_connection(session, secret) {
             Ok(()) => return Ok(volume),
-            Err(reason) => refusal = reason,
+            Err(reason) if refusal.kind == RefusalKind::SessionGone => refusal = reason,
+            Err(_) => {}
         }
     }
     Err(refusal)

@@ -59,7 +59,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    pub fn open(store: Arc<Store>) -> Result<Self, StoreError> {
+    pub(crate) fn open(store: Arc<Store>) -> Result<Self, StoreError> {
         let known = store.keys()?.into_iter().map(|record| (record.id.clone(), record)).collect();
         Ok(Keys { store, known: RwLock::new(known) })
     }

@@ -1,3 +1,42 @@
-//! placeholder header, replaced below
+//! The server: owns volumes, lets clients in, and gives each its answers.
+//!
+//! ```text
+//! listen ─► connections (admission) ─► greeting (who, what) ─► connection (requests in, answers out)
+//!                                                                 │                │
+//!                                                     volume (one volume's engine) admin ─► catalogue, keys, checks
+//! ```
+//!
+//! The front (everything but [`volume`]) knows connections, keys and which volumes there are; it keeps no state about files.
+//! The engine of a volume knows files, sessions and leases; it knows nothing of sockets. Whatever a peer sends can end that
+//! peer's connection, and nothing else.
 
+mod admin;
+pub mod catalogue;
+pub mod checks;
+pub mod config;
+mod connection;
+mod connections;
+mod data_directory;
+pub mod error;
+mod greeting;
+pub mod keys;
+mod link;
+mod listen;
+pub mod metrics;
+mod metrics_page;
+mod server;
+mod store;
+mod stream;
+mod tls;
 pub mod volume;
+
+pub use catalogue::{Catalogue, CatalogueError, NewVolume};
+pub use config::{Limits, ServerConfig, TlsFiles};
+pub use data_directory::DataDirectoryError;
+pub use error::ServerError;
+pub use keys::{Access, KeyError, Keys};
+pub use server::{Server, Shared};
+pub use store::StoreError;
+
+/// Name and version of this program, as peers are told.
+pub const SOFTWARE: &str = concat!("cairn ", env!("CARGO_PKG_VERSION"));

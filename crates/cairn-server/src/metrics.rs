@@ -111,13 +111,17 @@ impl Counters {
     /// Name and value of each, for the server's status.
     pub fn snapshot(&self) -> Vec<(String, u64)> {
         let plain = self.plain().map(|(name, _, value)| (name.to_owned(), value));
-        let requests = self.requests().filter(|(_, counters)| counters.served.value() > 0).flat_map(|(kind, counters)| {
-            [
-                (format!("cairn_requests_total{{kind=\"{kind}\"}}"), counters.served.value()),
-                (format!("cairn_requests_failed_total{{kind=\"{kind}\"}}"), counters.failed.value()),
-                (format!("cairn_request_microseconds_total{{kind=\"{kind}\"}}"), counters.nanoseconds.value() / 1000),
-            ]
-        });
+        let requests =
+            self.requests().filter(|(_, counters)| counters.served.value() > 0).flat_map(|(kind, counters)| {
+                [
+                    (format!("cairn_requests_total{{kind=\"{kind}\"}}"), counters.served.value()),
+                    (format!("cairn_requests_failed_total{{kind=\"{kind}\"}}"), counters.failed.value()),
+                    (
+                        format!("cairn_request_microseconds_total{{kind=\"{kind}\"}}"),
+                        counters.nanoseconds.value() / 1000,
+                    ),
+                ]
+            });
         plain.chain(requests).collect()
     }
 }
@@ -164,11 +168,11 @@ pub fn prometheus_text(counters: &Counters, gauges: &Gauges) -> String {
 }
 
 fn volume_families(page: &mut Page, volumes: &[VolumeGauges]) {
+    type Value = fn(&VolumeGauges) -> u64;
     let labels = |volume: &VolumeGauges| {
         let info = &volume.status.info;
         format!("{{volume=\"{}\",name=\"{}\"}}", info.id, escaped(&info.name))
     };
-    type Value = fn(&VolumeGauges) -> u64;
     let families: [(&str, &str, Value); 10] = [
         ("cairn_volume_bytes_used", "Logical bytes in use.", |volume| volume.status.usage.bytes_used),
         ("cairn_volume_bytes_limit", "Most logical bytes.", |volume| volume.status.usage.bytes_limit),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::server::Shared;
@@ -19,9 +19,12 @@ const AT_ONCE: usize = 16;
 
 /// Answers until the task is ended.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut answering = JoinSet::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        if answering.len() >= AT_ONCE {
+            answering.join_next().await;
+        }
+        while answering.try_join_next().is_some() {}
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -31,10 +34,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
             }
         };
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
+        answering.spawn(async move {
             // A reader of metrics that goes away half way is nobody's concern.
             let _ = timeout(PATIENCE, answer(&shared, stream)).await;
-            drop(place);
         });
     }
 }

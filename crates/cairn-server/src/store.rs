@@ -31,7 +31,7 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
 
 /// A volume, as [`VolumeInfo`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeRecord {
+pub(crate) struct VolumeRecord {
     pub id: VolumeId,
     pub name: String,
     pub bytes_limit: u64,
@@ -57,7 +57,7 @@ impl From<VolumeRecord> for VolumeInfo {
 
 /// A key; its secret is kept as a hash only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyRecord {
+pub(crate) struct KeyRecord {
     pub id: String,
     pub label: String,
     /// `None` opens everything.
@@ -69,25 +69,25 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    pub fn scope(&self) -> KeyScope {
+    pub(crate) fn scope(&self) -> KeyScope {
         match &self.volumes {
             None => KeyScope::Admin,
             Some(volumes) => KeyScope::Volumes(volumes.clone()),
         }
     }
 
-    pub fn info(&self) -> KeyInfo {
+    pub(crate) fn info(&self) -> KeyInfo {
         KeyInfo { id: self.id.clone(), label: self.label.clone(), scope: self.scope(), created: self.created }
     }
 }
 
 /// The open database. Transactions are durable when a call returns.
-pub struct Store {
+pub(crate) struct Store {
     database: Database,
 }
 
 impl Store {
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let database = Database::create(path)?;
         // Both tables exist from the first start on, so that readers need not care.
         let transaction = database.begin_write()?;
@@ -97,27 +97,27 @@ impl Store {
         Ok(Store { database })
     }
 
-    pub fn volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
+    pub(crate) fn volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
         self.list(VOLUMES)
     }
 
-    pub fn put_volume(&self, record: &VolumeRecord) -> Result<(), StoreError> {
+    pub(crate) fn put_volume(&self, record: &VolumeRecord) -> Result<(), StoreError> {
         self.put(VOLUMES, record.id.as_str(), record)
     }
 
-    pub fn remove_volume(&self, id: &VolumeId) -> Result<(), StoreError> {
+    pub(crate) fn remove_volume(&self, id: &VolumeId) -> Result<(), StoreError> {
         self.remove(VOLUMES, id.as_str())
     }
 
-    pub fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+    pub(crate) fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
         self.list(KEYS)
     }
 
-    pub fn put_key(&self, record: &KeyRecord) -> Result<(), StoreError> {
+    pub(crate) fn put_key(&self, record: &KeyRecord) -> Result<(), StoreError> {
         self.put(KEYS, &record.id, record)
     }
 
-    pub fn remove_key(&self, id: &str) -> Result<(), StoreError> {
+    pub(crate) fn remove_key(&self, id: &str) -> Result<(), StoreError> {
         self.remove(KEYS, id)
     }
 
@@ -134,12 +134,7 @@ impl Store {
         Ok(records)
     }
 
-    fn put<T: Serialize>(
-        &self,
-        table: TableDefinition<&str, &[u8]>,
-        key: &str,
-        record: &T,
-    ) -> Result<(), StoreError> {
+    fn put<T: Serialize>(&self, table: TableDefinition<&str, &[u8]>, key: &str, record: &T) -> Result<(), StoreError> {
         let value = serde_json::to_vec(record)
             .map_err(|error| StoreError::Record { key: key.to_owned(), reason: error.to_string() })?;
         let transaction = self.database.begin_write()?;

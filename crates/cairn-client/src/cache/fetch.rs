@@ -107,7 +107,7 @@ impl Blocks {
     /// Begins to fetch what is not under way yet. One [`Fetch`] for each want, in their order.
     pub(crate) fn fetch(
         self: &Arc<Self>,
-        session: &Arc<Session>,
+        session: &Session,
         counters: &Arc<Counters>,
         runtime: &tokio::runtime::Handle,
         wants: &[Want],
@@ -135,7 +135,7 @@ impl Blocks {
         for (ranges, fetches) in group(fresh) {
             add(&counters.block_misses, fetches.len() as u64);
             let request = Request { under_way: Arc::clone(&self.under_way), fetches };
-            let (blocks, session, counters) = (Arc::clone(self), Arc::clone(session), Arc::clone(counters));
+            let (blocks, session, counters) = (Arc::clone(self), session.clone(), Arc::clone(counters));
             runtime.spawn(async move {
                 match session.read_blobs(ranges.clone()).await {
                     Ok(parts) => {

@@ -64,8 +64,7 @@ pub(crate) struct BlockCache {
 
 impl BlockCache {
     pub(crate) fn new(budget: u64) -> Self {
-        let shards =
-            (0..SHARDS).map(|_| Mutex::new(Shard { blocks: LruCache::unbounded(), bytes: 0 })).collect();
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { blocks: LruCache::unbounded(), bytes: 0 })).collect();
         BlockCache { shards, budget: budget / SHARDS as u64, total: AtomicU64::new(0) }
     }
 

@@ -24,6 +24,9 @@ impl Moment {
     }
 }
 
+/// Whatever a server says, leases live at least this long, so that renewing them never becomes a busy loop.
+const TIME_TO_LIVE_MIN: Duration = Duration::from_millis(50);
+
 /// The validity of all leases of a session.
 pub(super) struct LeaseClock {
     /// Nanoseconds, as in [`Moment`]; 0 when nothing holds.
@@ -40,6 +43,7 @@ impl LeaseClock {
     }
 
     pub(super) fn set_time_to_live(&self, time_to_live: Duration) {
+        let time_to_live = time_to_live.max(TIME_TO_LIVE_MIN);
         self.time_to_live.store(time_to_live.as_nanos() as u64, Ordering::Relaxed);
     }
 
@@ -92,8 +96,8 @@ mod tests {
 
     #[test]
     fn an_answer_to_something_old_renews_nothing() {
-        let clock = LeaseClock::new(Duration::from_millis(1));
-        clock.renew(Moment(Moment::now().0 - 2_000_000));
+        let clock = LeaseClock::new(Duration::from_millis(60));
+        clock.renew(Moment(Moment::now().0 - 61_000_000));
         assert_eq!(clock.left(), None);
     }
 }

@@ -30,8 +30,8 @@ mod tests;
 mod upkeep;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -125,7 +125,8 @@ struct Inner {
     options: SessionOptions,
     volume: VolumeInfo,
     runtime: Handle,
-    events: OnceLock<Arc<dyn SessionEvents>>,
+    /// Empty after closing: whoever listens usually holds the session too.
+    events: Mutex<Option<Arc<dyn SessionEvents>>>,
     /// Never wait for it while holding `state` or `errands`.
     outgoing: Arc<tokio::sync::Mutex<Outgoing>>,
     /// Taken before `state` where both are needed.
@@ -139,6 +140,8 @@ struct Inner {
     clock: LeaseClock,
     /// [`SessionEvents::expired`] was called and no renewal came since.
     expiry_told: AtomicBool,
+    /// [`Session::close`] has begun: the end of the connection is no reason to make another.
+    leaving: AtomicBool,
     /// Counts fencings.
     generation: AtomicU64,
     /// Since when a frame is being written to the control connection (as in `clock::Moment`); 0 if none is.
@@ -151,8 +154,8 @@ struct Inner {
 }
 
 impl Inner {
-    fn events(&self) -> Option<&Arc<dyn SessionEvents>> {
-        self.events.get()
+    fn events(&self) -> Option<Arc<dyn SessionEvents>> {
+        self.events.lock().clone()
     }
 
     fn set_phase(&self, state: &mut State, phase: Phase) {
@@ -446,6 +449,7 @@ impl Session {
     /// sync before.
     pub async fn close(self) {
         let inner = &self.inner;
+        inner.leaving.store(true, Ordering::Release);
         if inner.state.lock().phase == Phase::Connected {
             tokio::select! {
                 outcome = inner.request(Draft::Plain(Request::Goodbye)) => {

@@ -119,8 +119,12 @@ impl State {
 
     /// Takes out every request for which `picks` holds.
     pub(super) fn take(&mut self, picks: impl Fn(u64, &Pending) -> bool) -> Vec<Pending> {
-        let numbers: Vec<u64> =
-            self.pending.iter().filter(|(number, pending)| picks(**number, pending)).map(|(number, _)| *number).collect();
+        let numbers: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(number, pending)| picks(**number, pending))
+            .map(|(number, _)| *number)
+            .collect();
         numbers.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
@@ -143,9 +147,11 @@ impl State {
             // Given back twice, room would be missing later; not at all, it is set aside until the session ends.
             Request::GiveBack { .. } => pending.ever_sent,
             // Questions nobody waits for any more.
-            Request::Query(_) | Request::TestLock(_) | Request::Numbers { .. } | Request::Reserve { .. } | Request::Sync => {
-                !pending.is_wanted()
-            }
+            Request::Query(_)
+            | Request::TestLock(_)
+            | Request::Numbers { .. }
+            | Request::Reserve { .. }
+            | Request::Sync => !pending.is_wanted(),
             _ => false,
         });
         drop(dropped);

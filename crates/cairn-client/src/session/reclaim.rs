@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cairn_types::Errno;
+use cairn_types::{Errno, FileLock, Ino, LeaseMode};
 use cairn_wire::message::{Answer, Replay};
 use cairn_wire::{FrameKind, Request, Response};
 
@@ -31,7 +31,10 @@ impl Inner {
             (held, state.replay.list())
         };
         tracing::info!(
-            leases = held.leases.len(), open = held.open.len(), locks = held.locks.len(), changes = replay.len(),
+            leases = held.leases.len(),
+            open = held.open.len(),
+            locks = held.locks.len(),
+            changes = replay.len(),
             "the server has restarted; reclaiming the session",
         );
         for piece in pieces(held, replay) {
@@ -79,13 +82,11 @@ impl Inner {
         let conversation = async {
             writer.write(FrameKind::Request, number, request, &[]).await?;
             loop {
-                let frame = match tokio::time::timeout(beat, reader.read()).await {
-                    Ok(frame) => frame?,
-                    Err(_) => {
-                        writer.write(FrameKind::Request, number + 1, &Request::Renew, &[]).await?;
-                        continue;
-                    }
+                let Ok(frame) = tokio::time::timeout(beat, reader.read()).await else {
+                    writer.write(FrameKind::Request, number + 1, &Request::Renew, &[]).await?;
+                    continue;
                 };
+                let frame = frame?;
                 if frame.kind == FrameKind::Response && frame.correlation == number {
                     return Ok(frame.decode()?);
                 }
@@ -100,45 +101,36 @@ impl Inner {
 
 /// Cuts what is to be told into messages that fit; the last one says that it is complete.
 fn pieces(held: Held, replay: Vec<Replay>) -> Vec<Request> {
-    let empty = || Request::Reclaim { leases: vec![], open: vec![], locks: vec![], replay: vec![], complete: false };
     let mut pieces = Vec::new();
-    for some in held.leases.chunks(ITEMS_MAX) {
-        let mut piece = empty();
-        if let Request::Reclaim { leases, .. } = &mut piece {
-            leases.extend_from_slice(some);
-        }
-        pieces.push(piece);
+    for leases in held.leases.chunks(ITEMS_MAX) {
+        pieces.push(piece(leases.to_vec(), vec![], vec![], vec![]));
     }
-    for some in held.open.chunks(ITEMS_MAX) {
-        let mut piece = empty();
-        if let Request::Reclaim { open, .. } = &mut piece {
-            open.extend_from_slice(some);
-        }
-        pieces.push(piece);
+    for open in held.open.chunks(ITEMS_MAX) {
+        pieces.push(piece(vec![], open.to_vec(), vec![], vec![]));
     }
-    for some in held.locks.chunks(ITEMS_MAX) {
-        let mut piece = empty();
-        if let Request::Reclaim { locks, .. } = &mut piece {
-            locks.extend_from_slice(some);
-        }
-        pieces.push(piece);
+    for locks in held.locks.chunks(ITEMS_MAX) {
+        pieces.push(piece(vec![], vec![], locks.to_vec(), vec![]));
     }
     let mut batch = Vec::new();
     let mut size = 0;
     for change in replay {
         let next = weight(&change.op);
         if !batch.is_empty() && size + next > JOURNAL_WEIGHT_MAX {
-            pieces.push(replay_piece(std::mem::take(&mut batch)));
+            pieces.push(piece(vec![], vec![], vec![], std::mem::take(&mut batch)));
             size = 0;
         }
         size += next;
         batch.push(change);
     }
     if !batch.is_empty() || pieces.is_empty() {
-        pieces.push(replay_piece(batch));
+        pieces.push(piece(vec![], vec![], vec![], batch));
     }
     if let Some(Request::Reclaim { complete, .. }) = pieces.last_mut() {
         *complete = true;
     }
     pieces
+}
+
+fn piece(leases: Vec<(Ino, LeaseMode)>, open: Vec<Ino>, locks: Vec<FileLock>, replay: Vec<Replay>) -> Request {
+    Request::Reclaim { leases, open, locks, replay, complete: false }
 }

@@ -69,9 +69,8 @@ impl ReplayLog {
 
     /// What a restarted server has to be told, in order.
     pub(super) fn list(&self) -> Vec<Replay> {
-        let replay = |(&order, kept): (&u64, &Kept)| {
-            kept.op().map(|op| Replay { order, number: kept.number, op: op.clone() })
-        };
+        let replay =
+            |(&order, kept): (&u64, &Kept)| kept.op().map(|op| Replay { order, number: kept.number, op: op.clone() });
         self.changes.iter().filter_map(replay).collect()
     }
 

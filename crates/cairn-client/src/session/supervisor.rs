@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cairn_types::Errno;
@@ -30,7 +30,7 @@ use crate::connect::{Connection, Reader, connect};
 /// Pauses between attempts to reconnect double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LAST: Duration = Duration::from_secs(1);
-/// A connection that lasted this long was a good one: the next is tried for at once.
+/// After a connection that lasted this long, the next is tried for at once.
 const STABLE: Duration = Duration::from_secs(1);
 
 /// A connection that carries the session now.
@@ -38,6 +38,8 @@ struct Standing {
     reader: Reader,
     breaker: Arc<Breaker>,
     since: Instant,
+    /// Something came after the welcome.
+    heard: bool,
 }
 
 /// Why a connection that the server welcomed cannot carry the session.
@@ -72,7 +74,7 @@ pub(super) async fn open(
     let inner = Arc::new(Inner {
         volume: welcome.volume.clone(),
         runtime: Handle::current(),
-        events: OnceLock::new(),
+        events: Mutex::new(None),
         outgoing: Arc::new(tokio::sync::Mutex::new(Outgoing::new())),
         errands: Mutex::new(VecDeque::new()),
         errand_queued: Notify::new(),
@@ -81,6 +83,7 @@ pub(super) async fn open(
         breaker: Mutex::new(Arc::new(Breaker::new())),
         clock: LeaseClock::new(Duration::from_millis(welcome.lease_ttl_ms)),
         expiry_told: AtomicBool::new(false),
+        leaving: AtomicBool::new(false),
         generation: AtomicU64::new(0),
         writing_since: AtomicU64::new(0),
         heard_at: AtomicU64::new(0),
@@ -90,8 +93,8 @@ pub(super) async fn open(
         options,
     });
     let session = Session { inner: Arc::clone(&inner) };
-    // The cell was made empty just above.
-    let _ = inner.events.set(events(&session));
+    let listener = events(&session);
+    *inner.events.lock() = Some(listener);
     let standing = inner.admit(connection, sent).await.map_err(|error| OpenError::Protocol {
         address: inner.options.connect.address.to_string(),
         reason: error.to_string(),
@@ -127,15 +130,26 @@ impl Inner {
         let mut pause = Duration::ZERO;
         loop {
             let ending = tokio::select! {
-                ending = self.listen(&mut standing) => ending,
+                biased;
                 () = self.closed() => return,
+                ending = self.listen(&mut standing) => ending,
             };
             standing.breaker.trip();
+            if self.leaving.load(Ordering::Acquire) {
+                // The server hangs up after a goodbye; if it did so before, it will end the session by itself.
+                return self.shut().await;
+            }
             match ending {
                 Ok(()) => self.fence().await,
                 Err(error) => self.lost(&error).await,
             }
-            pause = if standing.since.elapsed() >= STABLE { Duration::ZERO } else { grown(pause) };
+            pause = if standing.since.elapsed() >= STABLE {
+                Duration::ZERO
+            } else if standing.heard {
+                PAUSE_FIRST
+            } else {
+                grown(pause)
+            };
             drop(standing);
             standing = tokio::select! {
                 standing = self.reconnect(&mut pause) => standing,
@@ -154,6 +168,7 @@ impl Inner {
                 frame = standing.reader.read() => frame?,
                 () = &mut tripped => return Err(FrameError::Closed),
             };
+            standing.heard = true;
             if self.hear(&frame)? == Heard::Fenced {
                 return Ok(());
             }
@@ -269,7 +284,7 @@ impl Inner {
                 }
             });
         }
-        Ok(Standing { reader: connection.reader, breaker, since: Instant::now() })
+        Ok(Standing { reader: connection.reader, breaker, since: Instant::now(), heard: false })
     }
 
     /// The server has ended the session: nothing of it is left but questions, which the next one may ask.
@@ -335,8 +350,8 @@ impl Inner {
         self.clock.void();
         self.breaker.lock().trip();
         self.errand_queued.notify_one();
-        self.data.shut();
         self.outgoing.lock().await.link = None;
+        *self.events.lock() = None;
     }
 }
 

@@ -38,10 +38,9 @@ impl Check<'_> {
             // Nodes that do not decode were told with the names.
             let inode = inodes.take_if(|_| true, |_| {})?;
             let ino = inode.as_ref().map_or(Ino(u64::MAX), |inode| inode.attr.ino);
-            while let Some((owner, chunk, list)) = extents.take_if(
-                |(owner, ..)| *owner < ino,
-                |key| self.found(Problem::Unreadable { what: "extents", key }),
-            )? {
+            while let Some((owner, chunk, list)) = extents
+                .take_if(|(owner, ..)| *owner < ino, |key| self.found(Problem::Unreadable { what: "extents", key }))?
+            {
                 self.note_references(&list);
                 // Content of deleted files waits for its end.
                 if snapshot.row(&layout::trash(owner))?.is_some() {
@@ -57,10 +56,9 @@ impl Check<'_> {
                 allocated += inode.first_chunk.allocated();
                 self.check_chunk(&inode, 0, &inode.first_chunk, chunk_size);
             }
-            while let Some((_, chunk, list)) = extents.take_if(
-                |(owner, ..)| *owner == ino,
-                |key| self.found(Problem::Unreadable { what: "extents", key }),
-            )? {
+            while let Some((_, chunk, list)) = extents
+                .take_if(|(owner, ..)| *owner == ino, |key| self.found(Problem::Unreadable { what: "extents", key }))?
+            {
                 allocated += list.allocated();
                 if inode.attr.kind != FileKind::Regular {
                     self.note_references(&list);
@@ -117,9 +115,7 @@ impl Check<'_> {
         let mut done = 0;
         loop {
             let row = blobs.take_if(|_| true, |key| self.found(Problem::Unreadable { what: "blob", key }))?;
-            while let Some(group) =
-                groups.next_if(|group| row.as_ref().is_none_or(|(blob, _)| first(group) < *blob))
-            {
+            while let Some(group) = groups.next_if(|group| row.as_ref().is_none_or(|(blob, _)| first(group) < *blob)) {
                 missing.insert(first(group), group.len() as u32);
             }
             let Some((blob, record)) = row else { return Ok((sums, missing)) };

@@ -25,53 +25,135 @@ use crate::snapshot::Snapshot;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// A row that makes no sense.
-    Unreadable { what: &'static str, key: Vec<u8> },
+    Unreadable {
+        what: &'static str,
+        key: Vec<u8>,
+    },
     /// A name that leads to a node that does not exist.
-    DanglingEntry { parent: Ino, name: Vec<u8>, ino: Ino },
+    DanglingEntry {
+        parent: Ino,
+        name: Vec<u8>,
+        ino: Ino,
+    },
     /// A name that says another kind of node than it leads to.
-    EntryKind { parent: Ino, name: Vec<u8>, actual: FileKind },
+    EntryKind {
+        parent: Ino,
+        name: Vec<u8>,
+        actual: FileKind,
+    },
     /// A name in a directory that does not exist, or in something that is none.
-    EntryWithoutDirectory { parent: Ino, name: Vec<u8> },
+    EntryWithoutDirectory {
+        parent: Ino,
+        name: Vec<u8>,
+    },
     /// One more name of a directory, which can have only one.
-    ExtraDirectoryName { parent: Ino, name: Vec<u8>, ino: Ino },
-    LinkCount { ino: Ino, stored: u32, actual: u32 },
+    ExtraDirectoryName {
+        parent: Ino,
+        name: Vec<u8>,
+        ino: Ino,
+    },
+    LinkCount {
+        ino: Ino,
+        stored: u32,
+        actual: u32,
+    },
     /// Number of entries.
-    DirectorySize { ino: Ino, stored: u64, actual: u64 },
+    DirectorySize {
+        ino: Ino,
+        stored: u64,
+        actual: u64,
+    },
     /// The directory that a directory believes to be in.
-    DirectoryParent { ino: Ino, stored: Option<Ino>, actual: Ino },
+    DirectoryParent {
+        ino: Ino,
+        stored: Option<Ino>,
+        actual: Ino,
+    },
     /// A node that no name leads to and nobody keeps open.
-    Unreachable { ino: Ino },
+    Unreachable {
+        ino: Ino,
+    },
     /// A directory that is, over some steps, inside itself.
-    Loop { ino: Ino },
+    Loop {
+        ino: Ino,
+    },
     /// A nameless file that nobody keeps open.
-    OrphanWithoutHolder { ino: Ino },
+    OrphanWithoutHolder {
+        ino: Ino,
+    },
     /// A hold on a node that has a name, does not exist, or of a session that does not exist.
-    StrayHold { ino: Ino, session: SessionId },
+    StrayHold {
+        ino: Ino,
+        session: SessionId,
+    },
     /// Bytes that are not holes.
-    Allocated { ino: Ino, stored: u64, actual: u64 },
+    Allocated {
+        ino: Ino,
+        stored: u64,
+        actual: u64,
+    },
     /// Content beyond the end of the file.
-    ContentBeyondEnd { ino: Ino, chunk: u32 },
+    ContentBeyondEnd {
+        ino: Ino,
+        chunk: u32,
+    },
     /// Extents that reach beyond their chunk, or extents of the first chunk kept twice.
-    MisplacedExtents { ino: Ino, chunk: u32 },
+    MisplacedExtents {
+        ino: Ino,
+        chunk: u32,
+    },
     /// Extents of a node that does not exist or has no content.
-    StrayExtents { ino: Ino, chunk: u32 },
+    StrayExtents {
+        ino: Ino,
+        chunk: u32,
+    },
     /// A node that exists although its content is to be dropped.
-    LiveTrash { ino: Ino },
+    LiveTrash {
+        ino: Ino,
+    },
     /// Flags that do not agree with the extended attributes.
-    AttributeFlags { ino: Ino },
+    AttributeFlags {
+        ino: Ino,
+    },
     /// An extended attribute of a node that does not exist.
-    StrayAttribute { ino: Ino, name: Vec<u8> },
+    StrayAttribute {
+        ino: Ino,
+        name: Vec<u8>,
+    },
     /// Extents point at a blob that is not known: reading them fails.
-    MissingBlob { blob: BlobId, references: u32, ino: Ino, chunk: u32 },
+    MissingBlob {
+        blob: BlobId,
+        references: u32,
+        ino: Ino,
+        chunk: u32,
+    },
     /// An extent reaches beyond the end of its blob: reading it fails.
-    BlobTooShort { blob: BlobId, length: u32, needed: u32 },
-    BlobReferences { blob: BlobId, stored: u32, actual: u32 },
+    BlobTooShort {
+        blob: BlobId,
+        length: u32,
+        needed: u32,
+    },
+    BlobReferences {
+        blob: BlobId,
+        stored: u32,
+        actual: u32,
+    },
     /// Live bytes and blobs of a pack.
-    PackCounters { pack: u32, stored: PackRecord, actual: PackRecord },
+    PackCounters {
+        pack: u32,
+        stored: PackRecord,
+        actual: PackRecord,
+    },
     /// The volume's usage in bytes.
-    BytesUsed { stored: u64, actual: u64 },
+    BytesUsed {
+        stored: u64,
+        actual: u64,
+    },
     /// The volume's usage in nodes.
-    InodesUsed { stored: u64, actual: u64 },
+    InodesUsed {
+        stored: u64,
+        actual: u64,
+    },
 }
 
 impl Problem {

@@ -9,7 +9,7 @@ use super::{Check, Problem};
 use crate::edit::xattr_flags;
 use crate::error::StoreError;
 use crate::layout;
-use crate::record::{EntryRecord, InodeRecord};
+use crate::record::{EntryRecord, InodeRecord, SessionRecord};
 use crate::view::Rows;
 
 const ENTRY: &str = "entry";
@@ -96,8 +96,7 @@ impl Check<'_> {
     /// Goes over all nodes, with names, holds and attributes beside them. Answers each directory's parent.
     fn compare_nodes(&mut self, names: &Names, suspects: &mut Suspects) -> Result<HashMap<Ino, Ino>, StoreError> {
         let snapshot = self.snapshot;
-        let sessions: HashSet<SessionId> =
-            snapshot.session_records().unwrap_or_default().into_iter().map(|(session, _)| session).collect();
+        let sessions = self.read_sessions()?;
         let mut inodes = Cursor::new(snapshot, layout::space(layout::INODES), |key, value| {
             InodeRecord::decode(layout::parse_inode(key)?, value)
         });
@@ -121,16 +120,14 @@ impl Check<'_> {
                 suspects.not_directories.insert(parent);
                 directories = rest;
             }
-            while let Some((ino, session)) = holds.take_if(
-                |(held, _)| *held < ino,
-                |key| self.found(Problem::Unreadable { what: "orphan", key }),
-            )? {
+            while let Some((ino, session)) =
+                holds.take_if(|(held, _)| *held < ino, |key| self.found(Problem::Unreadable { what: "orphan", key }))?
+            {
                 self.found(Problem::StrayHold { ino, session });
             }
-            while let Some((ino, name)) = attributes.take_if(
-                |(owner, _)| *owner < ino,
-                |key| self.found(Problem::Unreadable { what: "attribute", key }),
-            )? {
+            while let Some((ino, name)) = attributes
+                .take_if(|(owner, _)| *owner < ino, |key| self.found(Problem::Unreadable { what: "attribute", key }))?
+            {
                 self.found(Problem::StrayAttribute { ino, name });
             }
             let Some(inode) = inode else { break };
@@ -185,6 +182,26 @@ impl Check<'_> {
             self.found(Problem::InodesUsed { stored: volume.inodes_used, actual: count });
         }
         Ok(parents)
+    }
+
+    /// Sessions by their keys, so that one whose row does not decode keeps its files until it is repaired.
+    fn read_sessions(&mut self) -> Result<HashSet<SessionId>, StoreError> {
+        let mut sessions = HashSet::new();
+        let mut rows = Cursor::new(self.snapshot, layout::space(layout::SESSIONS), |key, value| {
+            layout::parse_session(key).map(|session| (session, key.to_vec(), SessionRecord::decode(value).is_some()))
+        });
+        while let Some(row) = rows.take()? {
+            match row {
+                Ok((session, key, readable)) => {
+                    sessions.insert(session);
+                    if !readable {
+                        self.found(Problem::Unreadable { what: "session", key });
+                    }
+                }
+                Err(key) => self.found(Problem::Unreadable { what: "session", key }),
+            }
+        }
+        Ok(sessions)
     }
 
     fn check_flags(&mut self, inode: &InodeRecord, names: &[Vec<u8>]) {

@@ -121,9 +121,7 @@ pub(super) fn copy_range(
     must_be_regular(source.attr.kind)?;
     must_be_regular(target.attr.kind)?;
     let chunk_size = batch.volume.config.chunk_size;
-    let length = length
-        .min(source.attr.size.saturating_sub(from.offset))
-        .min(COPY_CHUNKS_MAX * u64::from(chunk_size));
+    let length = length.min(source.attr.size.saturating_sub(from.offset)).min(COPY_CHUNKS_MAX * u64::from(chunk_size));
     let end = to.offset.checked_add(length).ok_or(Errno::EFBIG)?;
     if end > file_size_max(chunk_size) {
         return Err(Errno::EFBIG.into());

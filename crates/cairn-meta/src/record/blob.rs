@@ -71,11 +71,8 @@ impl PackRecord {
     pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let mut decode = Decode(value);
         open_header(decode.byte()?)?;
-        let record = PackRecord {
-            live_bytes: decode.varint()?,
-            live_blobs: decode.varint()?,
-            durable_length: decode.varint()?,
-        };
+        let record =
+            PackRecord { live_bytes: decode.varint()?, live_blobs: decode.varint()?, durable_length: decode.varint()? };
         decode.finish(record)
     }
 }

@@ -17,7 +17,9 @@ pub enum CatalogueError {
     UnknownVolume(String),
     #[error("several volumes are called {name:?}: use one of their ids, {}", list(.ids))]
     AmbiguousName { name: String, ids: Vec<VolumeId> },
-    #[error("{0:?} cannot be a volume's name: it takes 1 to {NAME_MAX} bytes, no slash, no control characters, no blanks around")]
+    #[error(
+        "{0:?} cannot be a volume's name: it takes 1 to {NAME_MAX} bytes, no slash, no control characters, no blanks around"
+    )]
     InvalidName(String),
     #[error("a data centre's label takes at most {DATA_CENTER_MAX} bytes and no control characters")]
     InvalidDataCenter,
@@ -25,9 +27,13 @@ pub enum CatalogueError {
     InvalidBytesLimit(u64),
     #[error("a volume of {0} inodes cannot be made: it takes 1 to {INODES_LIMIT_MAX} inodes")]
     InvalidInodesLimit(u64),
-    #[error("a chunk of {0} bytes cannot be had: it takes a power of two from {CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX} bytes")]
+    #[error(
+        "a chunk of {0} bytes cannot be had: it takes a power of two from {CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX} bytes"
+    )]
     InvalidChunkSize(u32),
-    #[error("volume {volume} holds {used} {unit}, more than the {wanted} {unit} wanted: delete some of its content first")]
+    #[error(
+        "volume {volume} holds {used} {unit}, more than the {wanted} {unit} wanted: delete some of its content first"
+    )]
     BelowUse { volume: VolumeId, unit: &'static str, used: u64, wanted: u64 },
     #[error("volume {volume} is mounted {}: unmount it first", list(.mounts))]
     Mounted { volume: VolumeId, mounts: Vec<String> },

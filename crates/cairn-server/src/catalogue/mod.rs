@@ -27,11 +27,11 @@ use cairn_wire::admin::{SessionStatus, VolumeInfo, VolumeStatus};
 use cairn_wire::message::Usage;
 use parking_lot::RwLock;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::slot::{Slot, SlotState};
 use crate::data_directory::sync_directory;
-use crate::store::{Store, StoreError, VolumeRecord};
+use crate::store::{Store, VolumeRecord};
 use crate::volume::{Volume, VolumeOptions};
 
 pub use self::error::CatalogueError;
@@ -71,7 +71,11 @@ pub struct Catalogue {
 impl Catalogue {
     /// Reads what there is and puts in order what an interrupted creation or deletion left. Opens the volumes that the
     /// database does not know, but no others.
-    pub async fn open(store: Arc<Store>, directory: PathBuf, options: VolumeOptions) -> Result<Self, CatalogueError> {
+    pub(crate) async fn open(
+        store: Arc<Store>,
+        directory: PathBuf,
+        options: VolumeOptions,
+    ) -> Result<Self, CatalogueError> {
         let found = {
             let (store, directory) = (Arc::clone(&store), directory.clone());
             in_background(move || reconcile::reconcile(&store, &directory)).await?
@@ -129,11 +133,7 @@ impl Catalogue {
     }
 
     /// Finds the volume that a person or a program means, by id or else by name, among those that it may know of.
-    pub fn resolve(
-        &self,
-        id_or_name: &str,
-        may_know: impl Fn(&VolumeId) -> bool,
-    ) -> Result<VolumeId, CatalogueError> {
+    pub fn resolve(&self, id_or_name: &str, may_know: impl Fn(&VolumeId) -> bool) -> Result<VolumeId, CatalogueError> {
         let slots = self.slots.read();
         if let Ok(id) = id_or_name.parse::<VolumeId>()
             && slots.contains_key(&id)
@@ -158,9 +158,14 @@ impl Catalogue {
         self.slot(id)?.open().await
     }
 
+    /// Whether every volume that the asker may know of is open now.
+    pub fn all_open(&self, may_know: impl Fn(&VolumeId) -> bool) -> bool {
+        self.slots.read().values().all(|slot| !may_know(&slot.id) || slot.live().is_some())
+    }
+
     /// The volumes that are open now.
     pub fn open_volumes(&self) -> Vec<Arc<Volume>> {
-        self.all().iter().filter_map(|slot| slot.open_right_now()).collect()
+        self.all().iter().filter_map(|slot| slot.live()).collect()
     }
 
     /// Makes an empty volume.
@@ -187,21 +192,22 @@ impl Catalogue {
         self.slots.write().insert(info.id.clone(), Arc::clone(&slot));
         tracing::info!(volume = %info.id, name = info.name, "volume made");
         slot.open().await?;
-        Ok(status_of(&slot).await)
+        Ok(status_of(&slot, Instant::now() + OPEN_PATIENCE).await)
     }
 
-    /// Every volume, in the order of ids.
-    pub async fn list(&self) -> Vec<VolumeStatus> {
+    /// Every volume that the asker may know of, in the order of ids.
+    pub async fn list(&self, may_know: impl Fn(&VolumeId) -> bool) -> Vec<VolumeStatus> {
         let mut statuses = Vec::new();
-        for slot in self.all() {
-            statuses.push(status_of(&slot).await);
+        let deadline = Instant::now() + OPEN_PATIENCE;
+        for slot in self.all().into_iter().filter(|slot| may_know(&slot.id)) {
+            statuses.push(status_of(&slot, deadline).await);
         }
         statuses
     }
 
     pub async fn show(&self, id: &VolumeId) -> Result<VolumeStatus, CatalogueError> {
         let slot = self.slot(id)?;
-        Ok(status_of(&slot).await)
+        Ok(status_of(&slot, Instant::now() + OPEN_PATIENCE).await)
     }
 
     /// Changes a volume's limits; what is `None` stays. Not below what is used.
@@ -217,8 +223,7 @@ impl Catalogue {
         let _changing = slot.changing.lock().await;
         let volume = slot.open().await?;
         let usage = volume.usage();
-        let wanted_and_used =
-            [("bytes", bytes_limit, usage.bytes_used), ("inodes", inodes_limit, usage.inodes_used)];
+        let wanted_and_used = [("bytes", bytes_limit, usage.bytes_used), ("inodes", inodes_limit, usage.inodes_used)];
         for (unit, wanted, used) in wanted_and_used {
             if let Some(wanted) = wanted.filter(|wanted| *wanted < used) {
                 return Err(CatalogueError::BelowUse { volume: id.clone(), unit, used, wanted });
@@ -226,7 +231,7 @@ impl Catalogue {
         }
         volume.resize(bytes_limit, inodes_limit).await.map_err(|error| engine_error(id, &error))?;
         self.adopt_info(&slot, volume.info()).await?;
-        Ok(status_of(&slot).await)
+        Ok(status_of(&slot, Instant::now() + OPEN_PATIENCE).await)
     }
 
     pub async fn rename(&self, id: &VolumeId, name: String) -> Result<VolumeStatus, CatalogueError> {
@@ -236,7 +241,7 @@ impl Catalogue {
         let volume = slot.open().await?;
         volume.rename(name).await.map_err(|error| engine_error(id, &error))?;
         self.adopt_info(&slot, volume.info()).await?;
-        Ok(status_of(&slot).await)
+        Ok(status_of(&slot, Instant::now() + OPEN_PATIENCE).await)
     }
 
     /// Deletes a volume and all that is in it. Refused while it is mounted or checked. When this returns, the volume is gone
@@ -250,16 +255,16 @@ impl Catalogue {
             Err(CatalogueError::Broken { .. }) => {}
             Err(error) => return Err(error),
         }
-        let mut state = slot.seize(DELETE_PATIENCE).await.ok_or_else(|| CatalogueError::Busy(id.clone()))?;
-        match &*state {
-            SlotState::Open(volume) => {
-                refuse_if_mounted(volume)?;
-                volume.close().await.map_err(|error| engine_error(id, &error))?;
-            }
+        let mut seized = slot.seize(DELETE_PATIENCE).await.ok_or_else(|| CatalogueError::Busy(id.clone()))?;
+        match seized.state() {
+            SlotState::Open(volume) => refuse_if_mounted(volume)?,
             SlotState::Deleted => return Err(CatalogueError::UnknownVolume(id.to_string())),
             SlotState::Closed | SlotState::Broken(_) => {}
         }
-        *state = SlotState::Closed;
+        if let Err(error) = seized.close().await {
+            // Its content is about to go: that not all of it could be saved does not matter.
+            tracing::warn!(volume = %id, %error, "volume could not be closed before its deletion");
+        }
         let (directory, slot_directory) = (self.directory.clone(), slot.directory.clone());
         let trash = self.directory.join(format!("{id}{}", reconcile::DELETED));
         let moved_to = trash.clone();
@@ -272,7 +277,7 @@ impl Catalogue {
             }
         })
         .await?;
-        *state = SlotState::Deleted;
+        seized.mark_deleted();
         self.slots.write().remove(id);
         let (store, id) = (Arc::clone(&self.store), id.clone());
         in_background(move || {
@@ -345,26 +350,26 @@ impl Catalogue {
     }
 }
 
-async fn close_slot(slot: &Slot, limit: Duration) -> Result<(), String> {
-    let mut state = slot.seize(limit).await.ok_or("still in use")?;
-    if let SlotState::Open(volume) = std::mem::replace(&mut *state, SlotState::Closed) {
-        volume.close().await.map_err(|error| error.to_string())?;
-    }
-    Ok(())
+async fn close_slot(slot: &Arc<Slot>, limit: Duration) -> Result<(), String> {
+    let mut seized = slot.seize(limit).await.ok_or("still in use")?;
+    seized.close().await.map_err(|error| error.to_string())
 }
 
-/// What to tell of a volume. One that is closed is opened for it, within a limit.
-async fn status_of(slot: &Arc<Slot>) -> VolumeStatus {
-    let (usage, trouble) = match timeout(OPEN_PATIENCE, slot.open()).await {
-        Ok(Ok(volume)) => {
-            let (usage, trouble) = (volume.usage(), volume.trouble());
-            return VolumeStatus { info: volume.info(), usage, trouble };
-        }
-        Ok(Err(error)) => (Usage::default(), slot.broken().unwrap_or_else(|| error.to_string())),
-        Err(_) => (Usage::default(), CatalogueError::Opening(slot.id.clone()).to_string()),
+/// What to tell of a volume. One that is closed is opened for it until `deadline`; one that could not be opened is left to
+/// those who want to use it.
+async fn status_of(slot: &Arc<Slot>, deadline: Instant) -> VolumeStatus {
+    let trouble = match slot.broken() {
+        Some(reason) => reason,
+        None => match timeout_at(deadline, slot.open()).await {
+            Ok(Ok(volume)) => {
+                return VolumeStatus { info: volume.info(), usage: volume.usage(), trouble: volume.trouble() };
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => CatalogueError::Opening(slot.id.clone()).to_string(),
+        },
     };
     let info = slot.info.lock().clone();
-    let usage = Usage { bytes_limit: info.bytes_limit, inodes_limit: info.inodes_limit, ..usage };
+    let usage = Usage { bytes_limit: info.bytes_limit, inodes_limit: info.inodes_limit, ..Usage::default() };
     VolumeStatus { info, usage, trouble }
 }
 

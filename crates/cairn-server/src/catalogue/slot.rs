@@ -16,7 +16,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::timeout;
 
 use super::CatalogueError;
-use crate::volume::{Volume, VolumeOptions};
+use crate::volume::{Volume, VolumeError, VolumeOptions};
 
 /// Where a volume stands.
 pub(super) enum SlotState {
@@ -35,6 +35,8 @@ pub(super) struct Slot {
     /// As last known; the open volume's own record is the truth.
     pub(super) info: Mutex<VolumeInfo>,
     state: Arc<RwLock<SlotState>>,
+    /// The volume while it is open, for those who only look and must not wait for the state.
+    live: Mutex<Option<Arc<Volume>>>,
     /// Serialises changes of the volume's name and size with what the catalogue notes of them.
     pub(super) changing: tokio::sync::Mutex<()>,
 }
@@ -68,6 +70,7 @@ impl Slot {
             options,
             info: Mutex::new(info),
             state: Arc::new(RwLock::new(SlotState::Closed)),
+            live: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
         })
     }
@@ -92,6 +95,7 @@ impl Slot {
                     let volume = Arc::new(volume);
                     *self.info.lock() = volume.info();
                     *state = SlotState::Open(Arc::clone(&volume));
+                    *self.live.lock() = Some(Arc::clone(&volume));
                     volume
                 }
                 Err(error) => {
@@ -114,12 +118,9 @@ impl Slot {
         }
     }
 
-    /// The volume, if it is open and nobody is opening, closing or deleting it; never waits.
-    pub(super) fn open_right_now(&self) -> Option<Arc<Volume>> {
-        match &*self.state.try_read().ok()? {
-            SlotState::Open(volume) => Some(Arc::clone(volume)),
-            _ => None,
-        }
+    /// The volume, if it is open; never waits. It may be closed at any moment after.
+    pub(super) fn live(&self) -> Option<Arc<Volume>> {
+        self.live.lock().clone()
     }
 
     /// What is wrong, if it could not be opened.
@@ -131,7 +132,38 @@ impl Slot {
     }
 
     /// Keeps everybody else from the volume. `None` if they do not let go within `limit`.
-    pub(super) async fn seize(&self, limit: Duration) -> Option<OwnedRwLockWriteGuard<SlotState>> {
-        timeout(limit, Arc::clone(&self.state).write_owned()).await.ok()
+    pub(super) async fn seize(self: &Arc<Self>, limit: Duration) -> Option<SeizedSlot> {
+        let state = timeout(limit, Arc::clone(&self.state).write_owned()).await.ok()?;
+        Some(SeizedSlot { slot: Arc::clone(self), state })
+    }
+}
+
+/// A slot that nobody else uses.
+pub(super) struct SeizedSlot {
+    slot: Arc<Slot>,
+    state: OwnedRwLockWriteGuard<SlotState>,
+}
+
+impl SeizedSlot {
+    pub(super) fn state(&self) -> &SlotState {
+        &self.state
+    }
+
+    /// Closes the volume if it is open. After an error it is not open either.
+    pub(super) async fn close(&mut self) -> Result<(), VolumeError> {
+        *self.slot.live.lock() = None;
+        match std::mem::replace(&mut *self.state, SlotState::Closed) {
+            SlotState::Open(volume) => volume.close().await,
+            SlotState::Deleted => {
+                *self.state = SlotState::Deleted;
+                Ok(())
+            }
+            SlotState::Closed | SlotState::Broken(_) => Ok(()),
+        }
+    }
+
+    /// From now on, there is no such volume.
+    pub(super) fn mark_deleted(&mut self) {
+        *self.state = SlotState::Deleted;
     }
 }

@@ -23,8 +23,8 @@ async fn serve_and_mount(options: &Dev) -> Result<()> {
     config.unix_socket = Some(socket.clone());
     let server = Server::start(config).await?;
     let outcome = mount_on(options, ConnectOptions::new(ServerAddress::Unix(socket)), &data).await;
-    server.shutdown().await;
-    outcome
+    let stopped = server.shutdown().await.context("the server could not be shut down in good order");
+    outcome.and(stopped)
 }
 
 async fn mount_on(options: &Dev, connect: ConnectOptions, data: &std::path::Path) -> Result<()> {

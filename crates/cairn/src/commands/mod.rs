@@ -6,6 +6,7 @@ pub(crate) mod key;
 pub(crate) mod man;
 pub(crate) mod mount;
 pub(crate) mod mounted;
+pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod stats;
 pub(crate) mod status;

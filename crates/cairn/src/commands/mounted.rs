@@ -1,19 +1,24 @@
 //! A mount's life inside this process: open the volume, hand it to the kernel, wait, write everything, leave.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use cairn_client::api::FileSystem;
 use cairn_client::{ConnectOptions, SessionOptions, Volume, VolumeOptions};
 use cairn_fuse::{Mount, MountError, MountOptions};
 use cairn_wire::handshake::MountInfo;
 
 use crate::cli::MountTuning;
+use crate::commands::report;
 use crate::exit_code::{Exit, WithExit};
 use crate::{connect, paths, runtime};
 
 /// How long an orderly end may take to write what is buffered.
 const CLOSE_LIMIT: Duration = Duration::from_secs(60);
+/// How long programs may go on using the directory before it is taken away under them.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What to mount where.
 pub(crate) struct Plan {
@@ -30,7 +35,7 @@ pub(crate) struct Plan {
 /// A volume that programs can use.
 pub(crate) struct Live {
     volume: Volume,
-    mount: Mount,
+    mount: Arc<Mount>,
     name: String,
     directory: PathBuf,
     foreground: bool,
@@ -52,26 +57,30 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     options.read_only = plan.tuning.read_only;
     options.noatime = plan.tuning.noatime;
     options.recovery_dir = paths::recovery_directory();
-    let volume = Volume::open(session, options).await.map_err(connect::open_error)?;
+    let runtime = tokio::runtime::Handle::current();
+    let volume = Volume::open(session, options, runtime.clone()).await.map_err(connect::open_error)?;
     let name = volume.info().name.clone();
 
     let mut mount_options = MountOptions::new(directory.clone(), name.clone());
     mount_options.read_only = plan.tuning.read_only;
     mount_options.allow_other |= plan.tuning.allow_other;
-    mount_options.nonempty = plan.tuning.nonempty;
-    mount_options.threads = plan.tuning.threads;
+    mount_options.threads = plan.tuning.threads.unwrap_or(0);
     mount_options.extra = plan.kernel_options;
-    let handle = tokio::runtime::Handle::current();
+    if plan.tuning.nonempty {
+        mount_options.extra.push("nonempty".into());
+    }
     let file_system = volume.clone();
-    let mounted = tokio::task::spawn_blocking(move || Mount::new(file_system, mount_options, handle)).await?;
+    let mounted = tokio::task::spawn_blocking(move || Mount::new(file_system, &mount_options, runtime)).await?;
     let mount = match mounted {
-        Ok(mount) => mount,
+        Ok(mount) => Arc::new(mount),
         Err(error) => {
             volume.close(CLOSE_LIMIT).await.context("the volume could not be closed in good order")?;
             return Err(mount_error(&error));
         }
     };
     volume.attach_kernel(mount.kernel_cache());
+    let (of_volume, of_mount) = (volume.downgrade(), Arc::downgrade(&mount));
+    volume.answer_stats_with(Box::new(move || report::json(&of_volume, &of_mount)));
     Ok(Live { volume, mount, name, directory, foreground: plan.foreground })
 }
 
@@ -98,17 +107,19 @@ impl Live {
             tracing::info!("{reason}: unmounting {}", self.directory.display());
         }
         // What programs wrote goes out first, so that a busy mount that must be detached lazily loses nothing.
-        let flushed = self.volume.flush_all().await;
-        if ended.is_some() {
-            self.mount.unmount(Duration::from_secs(5)).await;
+        let flushed = tokio::time::timeout(CLOSE_LIMIT, self.volume.sync_all()).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            tracing::warn!("not everything could be written at once; trying again while unmounting");
         }
-        let closed = self.volume.close(CLOSE_LIMIT).await;
-        match (flushed, closed) {
-            (_, Ok(())) => Ok(()),
-            (_, Err(error)) => {
-                bail!("not everything could be written before {} was unmounted: {error}", self.directory.display())
-            }
+        if ended.is_some()
+            && let Err(error) = self.mount.unmount(UNMOUNT_LIMIT).await
+        {
+            tracing::warn!("{} could not be unmounted: {error}", self.directory.display());
         }
+        self.volume
+            .close(CLOSE_LIMIT)
+            .await
+            .with_context(|| format!("not everything was written before {} was unmounted", self.directory.display()))
     }
 }
 

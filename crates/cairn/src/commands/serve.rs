@@ -12,7 +12,8 @@ use crate::{paths, runtime};
 pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
     let data = options.data.clone().unwrap_or_else(paths::data_directory);
     let mut config = ServerConfig::new(data.clone());
-    config.unix_socket = Some(options.socket.clone().unwrap_or_else(|| paths::socket_in(&data)));
+    let socket = options.socket.clone().unwrap_or_else(|| paths::socket_in(&data));
+    config.unix_socket = Some(socket.clone());
     for address in options.listen.iter().filter(|address| address.as_str() != "none") {
         let resolved = address
             .to_socket_addrs()
@@ -20,19 +21,22 @@ pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
         config.listen.extend(resolved.take(1));
     }
     if let (Some(certificate), Some(key)) = (&options.tls_cert, &options.tls_key) {
-        config.tls = Some(TlsFiles { certificate: certificate.clone(), key: key.clone() });
+        config.tls = Some(TlsFiles { certificates: certificate.clone(), private_key: key.clone() });
     }
     config.lease_ttl = options.lease_ttl;
     config.metrics = options.metrics;
     runtime::new()?.block_on(async {
         let server = Server::start(config).await?;
-        for address in server.listening() {
+        for address in server.local_addrs() {
             println!("listening on {address}");
+        }
+        println!("listening on unix:{}", socket.display());
+        if let Some(address) = server.metrics_address() {
+            println!("metrics on http://{address}/metrics");
         }
         let reason = runtime::asked_to_stop(true).await?;
         tracing::info!("{reason}: shutting down");
-        server.shutdown().await;
-        anyhow::Ok(())
+        server.shutdown().await.context("the server could not be shut down in good order")
     })?;
     Ok(ExitCode::SUCCESS)
 }

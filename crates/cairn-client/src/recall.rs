@@ -1,0 +1,332 @@
+//! Giving leases back: on recall, when the session was fenced, after a restart of the server.
+//!
+//! A recall of a file first empties the kernel's caches, while requests are still answered under the lease (the kernel
+//! writes dirty pages back through this very mount, and a read that waited could hold the lock on a page that the
+//! invalidation waits for). If a read was answered meanwhile, what it carried may be in the kernel's cache again, so
+//! the caches are emptied again. Then the node is *sealed*: nothing is answered from here, what is buffered is
+//! flushed, everything is dropped, and the server is told.
+//!
+//! The invalidation may also wait for a lock that the kernel holds for a request on the same file which itself waits for
+//! the server, perhaps behind this recall. It is then left to finish by itself.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use cairn_types::{Errno, Ino, LeaseMode};
+use cairn_wire::message::{Grant, LeaseReturn};
+
+use crate::api::KernelCache;
+use crate::inodes::{Content, Node, PendingRecall};
+use crate::session::{Held, SessionEvents};
+use crate::stats::add;
+use crate::volume::Shared;
+
+/// Times that the kernel's caches are emptied for one recall.
+const INVALIDATIONS: u32 = 8;
+/// How long the kernel may take to empty its caches.
+const INVALIDATION_LIMIT: Duration = Duration::from_secs(5);
+/// The same while a request on the file waits for the server.
+const INVALIDATION_GRACE: Duration = Duration::from_millis(50);
+/// Pause before a flush for a recall is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What the session tells this mount.
+pub(crate) struct Events {
+    shared: Weak<Shared>,
+}
+
+impl Events {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Events { shared: Arc::downgrade(shared) }
+    }
+}
+
+impl SessionEvents for Events {
+    fn recalled(&self, ino: Ino, leave: LeaseMode, stamp: u64) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.recalled(ino, leave, stamp);
+        }
+    }
+
+    fn give_back_room(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.session.give_back(shared.room.take_free(), 0);
+        }
+    }
+
+    fn held(&self) -> Held {
+        let Some(shared) = self.shared.upgrade() else { return Held::default() };
+        let mut held = Held { locks: shared.locks.all(), ..Held::default() };
+        for node in shared.table.all() {
+            let state = node.lock();
+            if state.lease > LeaseMode::None {
+                held.leases.push((node.ino, state.lease));
+            }
+            if state.opens > 0 {
+                held.open.push(node.ino);
+            }
+        }
+        held
+    }
+
+    fn reclaimed(&self, grants: &[Grant]) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.reclaimed(grants);
+        }
+    }
+
+    fn fenced(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.fenced();
+        }
+    }
+
+    fn expired(&self) {
+        tracing::warn!(
+            "no contact with the server for as long as leases last; nothing is answered from caches until it is back"
+        );
+    }
+}
+
+impl Shared {
+    fn recalled(self: &Arc<Self>, ino: Ino, leave: LeaseMode, stamp: u64) {
+        add(&self.counters.recalls, 1);
+        let Some(node) = self.table.get_or_void(ino, stamp) else {
+            self.session.return_leases(vec![LeaseReturn { ino, stamp, keep: LeaseMode::None, open: false }]);
+            return;
+        };
+        let first = {
+            let mut state = node.lock();
+            state.recalled = state.recalled.max(stamp);
+            let first = state.recall.is_none();
+            let pending = state.recall.get_or_insert(PendingRecall { leave, stamp });
+            pending.leave = pending.leave.min(leave);
+            pending.stamp = pending.stamp.max(stamp);
+            first
+        };
+        if first {
+            let shared = Arc::clone(self);
+            self.runtime.spawn(async move { shared.answer_recall(&node).await });
+        } else {
+            node.changed.notify_waiters();
+        }
+    }
+
+    async fn answer_recall(self: &Arc<Self>, node: &Arc<Node>) {
+        loop {
+            let Some(PendingRecall { leave, .. }) = node.lock().recall else { return };
+            if leave == LeaseMode::None {
+                self.withdraw(node).await;
+            } else {
+                // Whoever writes from here on asks for the lease again, after this recall.
+                let mut state = node.lock();
+                state.lease = state.lease.min(leave);
+            }
+            if !self.flush_until_clean(node).await {
+                return;
+            }
+            let mut state = node.lock();
+            let Some(pending) = state.recall else { return };
+            if pending.leave < leave {
+                continue;
+            }
+            let stamp = if leave == LeaseMode::None { pending.stamp.max(state.stamp) } else { pending.stamp };
+            state.recalled = state.recalled.max(stamp);
+            if leave == LeaseMode::None {
+                state.lose_lease();
+            }
+            state.recall = None;
+            state.sealed = false;
+            let open = state.opens > 0 && matches!(state.content, Content::File(_));
+            state.declared_open |= open;
+            // Still under the node's lock: whoever asks for the lease next must ask after this has left.
+            self.session.return_leases(vec![LeaseReturn { ino: node.ino, stamp, keep: state.lease, open }]);
+            drop(state);
+            node.changed.notify_waiters();
+            return;
+        }
+    }
+
+    /// Empties the kernel's caches of a node and seals it.
+    async fn withdraw(self: &Arc<Self>, node: &Arc<Node>) {
+        let kernel = self.kernel.get().cloned();
+        let is_file = {
+            let mut state = node.lock();
+            let is_file = matches!(state.content, Content::File(_));
+            if !is_file || kernel.is_none() {
+                state.sealed = true;
+            }
+            if let Some(directory) = state.directory_mut() {
+                directory.clear();
+            }
+            is_file
+        };
+        let Some(kernel) = kernel else { return };
+        if is_file {
+            self.empty_kernel(node, &kernel).await;
+        } else {
+            if matches!(node.lock().content, Content::Directory(_)) {
+                kernel.expire_entries();
+            }
+            kernel.invalidate_attr(node.ino);
+        }
+    }
+
+    async fn empty_kernel(self: &Arc<Self>, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
+        for round in 1..=INVALIDATIONS {
+            let (reads, pages) = {
+                let state = node.lock();
+                (state.reads, state.pages)
+            };
+            let finished = if pages {
+                let (kernel, ino) = (Arc::clone(kernel), node.ino);
+                self.wait_for_kernel(node, self.runtime.spawn_blocking(move || kernel.invalidate_data(ino))).await
+            } else {
+                kernel.invalidate_attr(node.ino);
+                true
+            };
+            let mut state = node.lock();
+            let undisturbed = state.reads == reads && state.pages == pages;
+            if undisturbed || !finished || round == INVALIDATIONS {
+                state.sealed = true;
+                state.pages = false;
+                return;
+            }
+        }
+    }
+
+    /// Waits for an invalidation, but not for ever. Whether it has finished.
+    async fn wait_for_kernel(&self, node: &Arc<Node>, mut invalidation: tokio::task::JoinHandle<()>) -> bool {
+        let begun = Instant::now();
+        loop {
+            let changed = node.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let limit = if node.has_waiting() { INVALIDATION_GRACE } else { INVALIDATION_LIMIT };
+            let left = limit.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                tracing::debug!(ino = %node.ino, "the kernel empties its cache of a file while the lease goes back");
+                return false;
+            }
+            tokio::select! {
+                _ = &mut invalidation => return true,
+                () = changed => {}
+                () = self.sleep(left) => {}
+            }
+        }
+    }
+
+    /// Sends everything that is buffered of a node. `false` if the recall is no longer wanted.
+    async fn flush_until_clean(self: &Arc<Self>, node: &Arc<Node>) -> bool {
+        self.send_access_times(std::slice::from_ref(node)).await;
+        loop {
+            if node.lock().recall.is_none() {
+                return false;
+            }
+            let flushed = self.flush_node(node).await;
+            {
+                let mut state = node.lock();
+                state.pending_atime = None;
+                if state.is_clean() {
+                    return true;
+                }
+            }
+            if flushed.is_err() {
+                self.sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// The session has ended: what was held is void, and what is buffered can no longer be written.
+    fn fenced(self: &Arc<Self>) {
+        tracing::error!("the server has ended this session because it did not answer in time");
+        self.room.lost();
+        self.locks.clear();
+        self.table.reset_stamps();
+        let mut lost = Vec::new();
+        let mut emptied = Vec::new();
+        for node in self.table.all() {
+            let copy = self.take_lost(&node);
+            let mut state = node.lock();
+            if copy.is_some() {
+                state.fail_writes(Errno::EIO);
+            }
+            lost.extend(copy);
+            if state.references > 0 {
+                emptied.push((node.ino, state.pages));
+            }
+            state.lose_lease();
+            state.recall = None;
+            state.sealed = false;
+            state.pending_atime = None;
+            state.declared_open = false;
+            state.orphan = false;
+            drop(state);
+            node.changed.notify_waiters();
+        }
+        self.room.take_free();
+        self.save_in_background(lost);
+        self.empty_kernel_in_background(emptied);
+    }
+
+    /// The server was restarted and has taken this session back: only `grants` stand.
+    fn reclaimed(self: &Arc<Self>, grants: &[Grant]) {
+        self.table.reset_stamps();
+        let stand: std::collections::HashMap<Ino, Grant> = grants.iter().map(|grant| (grant.ino, *grant)).collect();
+        let mut lost = Vec::new();
+        let mut emptied = Vec::new();
+        for node in self.table.all() {
+            let grant = stand.get(&node.ino);
+            let gone = {
+                let mut state = node.lock();
+                // Recalls of the old server are nobody's concern any more.
+                state.recall = None;
+                state.sealed = false;
+                let gone = state.lease > LeaseMode::None && grant.is_none_or(|grant| grant.mode == LeaseMode::None);
+                if let Some(grant) = grant {
+                    state.lease = grant.mode;
+                    state.stamp = grant.stamp;
+                }
+                gone
+            };
+            if gone {
+                let copy = self.take_lost(&node);
+                let mut state = node.lock();
+                if copy.is_some() {
+                    state.fail_writes(Errno::EIO);
+                }
+                lost.extend(copy);
+                emptied.push((node.ino, state.pages));
+                state.lose_lease();
+            }
+            node.changed.notify_waiters();
+        }
+        self.save_in_background(lost);
+        self.empty_kernel_in_background(emptied);
+        let drawn = self.room.lost();
+        let shared = Arc::clone(self);
+        self.runtime.spawn(async move {
+            // What buffered writes count on is reserved anew; it stays drawn, so none of it becomes free.
+            if drawn > 0
+                && let Err(errno) = shared.session.reserve(drawn, drawn, 0, 0).await
+            {
+                tracing::warn!(?errno, drawn, "room for buffered writes could not be reserved again");
+            }
+        });
+    }
+
+    /// Empties the kernel's caches of nodes whose leases are lost; with their pages, where it may have some.
+    fn empty_kernel_in_background(&self, nodes: Vec<(Ino, bool)>) {
+        let Some(kernel) = self.kernel.get().cloned() else { return };
+        kernel.expire_entries();
+        self.runtime.spawn_blocking(move || {
+            for (ino, pages) in nodes {
+                if pages {
+                    kernel.invalidate_data(ino);
+                } else {
+                    kernel.invalidate_attr(ino);
+                }
+            }
+        });
+    }
+}

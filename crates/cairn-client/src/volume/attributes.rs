@@ -1,0 +1,170 @@
+//! `stat`, `chmod`, `chown`, `utimens`, `truncate`, `readlink`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_types::{Attr, AttrChange, Errno, FsResult, Ino, LeaseMode, MetaOp, Timestamp};
+use cairn_wire::Query;
+use cairn_wire::message::QueryAnswer;
+
+use super::Shared;
+use super::core::{outcome_unknown, unfitting};
+use crate::api::AttrReply;
+use crate::inodes::Node;
+
+/// `relatime`: an access time older than this is renewed in any case.
+const ACCESS_TIME_AGE: i64 = 24 * 60 * 60;
+
+impl Shared {
+    pub(crate) async fn getattr(self: &Arc<Self>, ino: Ino) -> FsResult<AttrReply> {
+        self.current_attr(ino).await
+    }
+
+    pub(crate) async fn setattr(self: &Arc<Self>, ino: Ino, change: AttrChange) -> FsResult<AttrReply> {
+        self.writable()?;
+        let node = self.table.get_or_insert(ino);
+        if let Some(size) = change.size {
+            if size > self.file_size_max() {
+                return Err(Errno::EFBIG);
+            }
+            // What was written before must not be applied after: it would bring back what is cut off.
+            self.flush_node(&node).await?;
+        } else if change.mtime.is_some() {
+            self.supersede_mtime(&node, change.mtime).await;
+        }
+        if change.atime.is_some() {
+            node.lock().pending_atime = None;
+            let _nothing_older_under_way = self.writeback.access_times.lock().await;
+        }
+        let op = MetaOp::SetAttr { ino, change, time: Timestamp::now() };
+        let reply = match change.size {
+            Some(size) => self.call_on_content(op, &node, Some(size)).await?,
+            None => self.call(op, &[&node]).await?,
+        };
+        if change.atime.is_some() {
+            node.lock().pending_atime = None;
+        }
+        match reply.attrs.iter().find(|attr| attr.ino == ino) {
+            Some(attr) => Ok(self.told_own(&node, attr)),
+            None => self.current_attr(ino).await,
+        }
+    }
+
+    /// What to say of a node after an own change: a recall that came meanwhile takes the time to live, not the content.
+    fn told_own(&self, node: &Node, attr: &Attr) -> AttrReply {
+        let mut reply = self.told(node, attr);
+        if let Some(view) = node.lock().view()
+            && reply.ttl == Duration::ZERO
+        {
+            reply.attr = view;
+        }
+        reply
+    }
+
+    /// An explicit modification time wins over that of writes made before it, whenever those are flushed.
+    async fn supersede_mtime(self: &Arc<Self>, node: &Arc<Node>, mtime: Option<Timestamp>) {
+        loop {
+            let changed = node.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let mut state = node.lock();
+                let Some(file) = state.file_mut() else { return };
+                if !file.flushing {
+                    if !file.overlay.is_clean() {
+                        file.pending_mtime = mtime;
+                    }
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Makes a change of the file's content at the server, with everything written before already flushed. `cut`: the
+    /// size, if it is a truncation; otherwise what is known of the extents is forgotten.
+    pub(crate) async fn call_on_content(
+        self: &Arc<Self>,
+        op: MetaOp,
+        node: &Arc<Node>,
+        cut: Option<u64>,
+    ) -> FsResult<cairn_types::OpReply> {
+        let flushes = {
+            let mut state = node.lock();
+            state.file_mut().map_or(0, |file| {
+                file.content_calls += 1;
+                file.flushes
+            })
+        };
+        let guard = ContentCall { node };
+        let outcome = self.call(op, &[node]).await;
+        {
+            let mut state = node.lock();
+            if let Some(file) = state.file_mut() {
+                let undisturbed = file.flushes == flushes && !file.flushing;
+                match (&outcome, cut) {
+                    (Ok(_), Some(size)) => {
+                        let before = file.overlay.bytes();
+                        file.overlay.truncate(size);
+                        self.writeback.adjust(before, file.overlay.bytes());
+                        if undisturbed {
+                            file.extents.truncate(size, self.chunk_size);
+                        } else {
+                            file.extents.clear();
+                        }
+                    }
+                    (Ok(_), None) => file.extents.clear(),
+                    (Err(errno), _) if outcome_unknown(*errno) => file.extents.clear(),
+                    (Err(_), _) => {}
+                }
+            }
+            self.redraw(&mut state, 0);
+        }
+        drop(guard);
+        outcome
+    }
+
+    pub(crate) async fn readlink(self: &Arc<Self>, ino: Ino) -> FsResult<Bytes> {
+        let node = self.table.get_or_insert(ino);
+        let reply = self.query(Query::ReadLink { ino }, &[&node]).await?;
+        self.absorb(&reply.grants, &[]);
+        let QueryAnswer::Bytes(target) = reply.answer else { return unfitting(&reply.answer) };
+        self.note_access(&node);
+        Ok(target)
+    }
+
+    /// A program has read the node: its access time may have to change (`relatime`).
+    pub(crate) fn note_access(&self, node: &Node) {
+        if self.options.noatime || self.options.read_only {
+            return;
+        }
+        let mut state = node.lock();
+        if state.pending_atime.is_some() || !state.holds(LeaseMode::Exclusive) {
+            return;
+        }
+        let Some(attr) = state.view() else { return };
+        if attr.atime > attr.mtime && attr.atime > attr.ctime {
+            let now = Timestamp::now();
+            if now.secs - attr.atime.secs < ACCESS_TIME_AGE {
+                return;
+            }
+        }
+        state.pending_atime = Some(Timestamp::now());
+        drop(state);
+        self.access_times.lock().push(node.ino);
+    }
+}
+
+/// Counts a change of content at the server.
+struct ContentCall<'node> {
+    node: &'node Arc<Node>,
+}
+
+impl Drop for ContentCall<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.node.lock().file_mut() {
+            file.content_calls = file.content_calls.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `fallocate`, `copy_file_range`, `SEEK_DATA` and `SEEK_HOLE`: at the server, on content that is flushed first.
+
+use std::sync::Arc;
+
+use cairn_types::{AllocateMode, Errno, FsResult, Ino, MetaOp, Timestamp};
+use cairn_wire::Query;
+use cairn_wire::message::QueryAnswer;
+
+use super::Shared;
+use super::core::unfitting;
+use crate::api::SeekTarget;
+
+impl Shared {
+    pub(crate) async fn allocate(
+        self: &Arc<Self>,
+        ino: Ino,
+        mode: AllocateMode,
+        offset: u64,
+        length: u64,
+    ) -> FsResult<()> {
+        self.writable()?;
+        if length == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
+        if end > self.file_size_max() {
+            return Err(Errno::EFBIG);
+        }
+        let node = self.table.get_or_insert(ino);
+        self.flush_node(&node).await?;
+        let op = MetaOp::Allocate { ino, mode, offset, length, time: Timestamp::now() };
+        self.call_on_content(op, &node, None).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn copy_range(
+        self: &Arc<Self>,
+        source: Ino,
+        source_offset: u64,
+        target: Ino,
+        target_offset: u64,
+        length: u64,
+    ) -> FsResult<u64> {
+        self.writable()?;
+        if length == 0 {
+            return Ok(0);
+        }
+        if target_offset.checked_add(length).is_none_or(|end| end > self.file_size_max()) {
+            return Err(Errno::EFBIG);
+        }
+        let from = self.table.get_or_insert(source);
+        let to = self.table.get_or_insert(target);
+        self.flush_node(&from).await?;
+        self.flush_node(&to).await?;
+        let op = MetaOp::CopyRange { source, source_offset, target, target_offset, length, time: Timestamp::now() };
+        let _waiting = from.wait_for_server();
+        let reply = self.call_on_content(op, &to, None).await?;
+        Ok(reply.value)
+    }
+
+    pub(crate) async fn seek(self: &Arc<Self>, ino: Ino, offset: u64, target: SeekTarget) -> FsResult<u64> {
+        let node = self.table.get_or_insert(ino);
+        self.flush_node(&node).await?;
+        let hole = target == SeekTarget::Hole;
+        let reply = self.query(Query::Seek { ino, offset, hole }, &[&node]).await?;
+        self.absorb(&reply.grants, &[]);
+        match reply.answer {
+            QueryAnswer::Offset(offset) => Ok(offset),
+            other => unfitting(&other),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Open files: from `open` to `close`, `fsync`, and the end of the mount.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cairn_types::{Errno, FileKind, FsResult, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
+use cairn_wire::message::LeaseReturn;
+
+use super::{CloseError, Shared};
+use crate::api::{Handle, Opened};
+use crate::inodes::{Node, NodeState};
+use crate::writeback::FLUSH_SOON;
+
+fn wants_to_write(open_flags: i32) -> bool {
+    open_flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+impl Shared {
+    pub(crate) async fn open(self: &Arc<Self>, ino: Ino, open_flags: i32) -> FsResult<Opened> {
+        if wants_to_write(open_flags) {
+            self.writable()?;
+        }
+        loop {
+            let node = self.acquire(ino, LeaseMode::Shared).await?;
+            let mut state = node.lock();
+            // The lease that was just had may be gone again; an open file must be known to the server by one.
+            if !self.usable(&state, LeaseMode::Shared) {
+                continue;
+            }
+            if state.opens == 0 && (state.removed || state.attr.is_some_and(|attr| attr.nlink == 0)) {
+                return Err(Errno::ESTALE);
+            }
+            if state.attr.is_some_and(|attr| attr.kind == FileKind::Directory) && wants_to_write(open_flags) {
+                return Err(Errno::EISDIR);
+            }
+            return Ok(self.open_locked(&mut state, ino, open_flags));
+        }
+    }
+
+    /// Opens a node that this session has just made, whatever became of its lease since.
+    pub(crate) async fn open_made(self: &Arc<Self>, ino: Ino, open_flags: i32) -> FsResult<Opened> {
+        let node = self.table.get_or_insert(ino);
+        {
+            let mut state = node.lock();
+            if self.usable(&state, LeaseMode::Shared) {
+                return Ok(self.open_locked(&mut state, ino, open_flags));
+            }
+        }
+        self.acquire(ino, LeaseMode::Shared).await?;
+        Ok(self.open_locked(&mut node.lock(), ino, open_flags))
+    }
+
+    fn open_locked(&self, state: &mut NodeState, ino: Ino, open_flags: i32) -> Opened {
+        state.opens += 1;
+        let keep_cache = state.pages;
+        state.pages = true;
+        let direct_io = open_flags & libc::O_APPEND != 0 && wants_to_write(open_flags);
+        let handle = self.handles.open_file(ino, state.error.sequence);
+        Opened { handle, keep_cache, direct_io }
+    }
+
+    /// The error of lost writes that this handle was not told of yet.
+    pub(crate) fn take_error(&self, node: &Node, handle: Handle) -> FsResult<()> {
+        let Some(handle) = self.handles.file(handle) else { return Ok(()) };
+        let error = node.lock().error;
+        let mut state = handle.state.lock();
+        if state.error_seen >= error.sequence {
+            return Ok(());
+        }
+        state.error_seen = error.sequence;
+        error.errno.map_or(Ok(()), Err)
+    }
+
+    pub(crate) async fn flush(self: &Arc<Self>, ino: Ino, handle: Handle, owner: LockOwner) -> FsResult<()> {
+        let node = self.table.get_or_insert(ino);
+        let much = node.lock().file().is_some_and(|file| file.overlay.dirty_bytes() >= FLUSH_SOON);
+        if much {
+            self.writeback.hurry(&node);
+        }
+        if self.locks.drop_owner(ino, owner, LockFamily::Posix) {
+            self.session.unlock(ino, owner, Some(LockFamily::Posix)).await?;
+        }
+        self.take_error(&node, handle)
+    }
+
+    pub(crate) async fn release(self: &Arc<Self>, ino: Ino, handle: Handle, flock_owner: Option<LockOwner>) {
+        if self.handles.close_file(handle).is_none() {
+            return;
+        }
+        let node = self.table.get_or_insert(ino);
+        let (last, declared, removed) = {
+            let mut state = node.lock();
+            state.opens = state.opens.saturating_sub(1);
+            let last = state.opens == 0;
+            let declared = last && std::mem::take(&mut state.declared_open);
+            // Another mount may have removed the last name: then it goes with the last handle, too.
+            state.removed |= last && state.attr.is_some_and(|attr| attr.nlink == 0);
+            (last, declared, state.removed)
+        };
+        if last && removed {
+            self.drop_orphan(&node);
+        }
+        if declared {
+            self.session.close_files(vec![ino]);
+        }
+        if let Some(owner) = flock_owner {
+            self.locks.drop_owner(ino, owner, LockFamily::Flock);
+            if let Err(errno) = self.session.unlock(ino, owner, Some(LockFamily::Flock)).await {
+                tracing::warn!(%ino, ?errno, "a lock could not be given back");
+            }
+        }
+    }
+
+    /// Nobody can reach the node any more: what is buffered of it needs no home, and the server may let it go.
+    pub(crate) fn drop_orphan(self: &Arc<Self>, node: &Arc<Node>) {
+        let orphan = {
+            let mut state = node.lock();
+            if let Some(file) = state.file_mut()
+                && !file.flushing
+            {
+                let before = file.overlay.bytes();
+                file.overlay.take_all();
+                file.pending_mtime = None;
+                file.pending_ctime = None;
+                self.writeback.adjust(before, 0);
+            }
+            state.pending_atime = None;
+            self.redraw(&mut state, 0);
+            std::mem::take(&mut state.orphan)
+        };
+        if orphan {
+            let (shared, node) = (Arc::clone(self), Arc::clone(node));
+            self.runtime.spawn(async move {
+                if let Err(errno) = shared.call(MetaOp::ReleaseOrphan { ino: node.ino }, &[]).await {
+                    tracing::warn!(ino = %node.ino, ?errno, "a removed file could not be let go");
+                }
+            });
+        }
+    }
+
+    pub(crate) async fn fsync(self: &Arc<Self>, ino: Ino) -> FsResult<()> {
+        let node = self.table.get_or_insert(ino);
+        let flushed = self.flush_node(&node).await;
+        {
+            let mut state = node.lock();
+            let error = &mut state.error;
+            if error.told_by_fsync < error.sequence {
+                error.told_by_fsync = error.sequence;
+                if let Some(errno) = error.errno {
+                    return Err(errno);
+                }
+            }
+        }
+        flushed?;
+        if self.options.read_only { Ok(()) } else { self.session.sync().await }
+    }
+
+    pub(crate) async fn sync_all(self: &Arc<Self>) -> FsResult<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.flush_all().await?;
+        self.session.sync().await
+    }
+
+    pub(crate) fn forget(&self, ino: Ino, references: u64) {
+        if let Some(node) = self.table.get(ino) {
+            let mut state = node.lock();
+            state.references = state.references.saturating_sub(references);
+        }
+    }
+
+    pub(crate) async fn close(self: &Arc<Self>, deadline: Duration) -> Result<(), CloseError> {
+        if self.closing.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let limit = self.sleep(deadline);
+        let outcome = tokio::select! {
+            outcome = self.sync_all() => outcome,
+            () = limit => Err(Errno::ETIMEDOUT),
+        };
+        let lost = self.save_unwritten().await;
+        self.give_back_leases();
+        self.session.give_back(self.room.take_free(), 0);
+        self.writeback.stop();
+        self.session.clone().close().await;
+        if lost > 0 {
+            let recovery = self.recovery_folder().display().to_string();
+            return Err(CloseError::NotWritten { files: lost, recovery });
+        }
+        outcome.map_err(CloseError::NotDurable)
+    }
+
+    /// Gives back every lease, so that other mounts need not wait for the end of the session.
+    fn give_back_leases(&self) {
+        let mut returns = Vec::new();
+        for node in self.table.all() {
+            let mut state = node.lock();
+            if state.lease > LeaseMode::None {
+                let stamp = state.stamp.max(state.recalled);
+                returns.push(LeaseReturn { ino: node.ino, stamp, keep: LeaseMode::None, open: false });
+                state.recalled = stamp;
+                state.lose_lease();
+            }
+        }
+        for part in returns.chunks(1024) {
+            self.session.return_leases(part.to_vec());
+        }
+    }
+}

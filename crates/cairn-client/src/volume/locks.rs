@@ -1,0 +1,21 @@
+//! Advisory locks: the server decides; what is held is noted for a restart of the server.
+
+use std::sync::Arc;
+
+use cairn_types::{FileLock, FsResult, LockKind};
+
+use super::Shared;
+
+impl Shared {
+    pub(crate) async fn set_lock(self: &Arc<Self>, lock: FileLock, wait: bool) -> FsResult<()> {
+        if lock.kind == LockKind::Unlock {
+            // Noted first: a lock that is being given back must not be taken back after a restart.
+            self.locks.note(lock);
+        }
+        self.session.set_lock(lock, wait).await?;
+        if lock.kind != LockKind::Unlock {
+            self.locks.note(lock);
+        }
+        Ok(())
+    }
+}

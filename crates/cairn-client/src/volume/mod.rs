@@ -1,0 +1,396 @@
+//! A mounted volume: [`FileSystem`] on top of a session, with caches and buffers in between.
+//!
+//! Operations are in one file for each kind, as methods of [`Shared`]; what they have in common (questions, changes,
+//! leases) is in [`core`]. Invariants:
+//!
+//! - Nothing is answered from here unless a lease covers it and the leases' time has not run out.
+//! - No lock is held across an await, and no table lock is taken while a node is locked.
+//! - The kernel may rely on an answer for no longer than the lease lasts; losing a lease empties the kernel's caches
+//!   before the server is told (`recall`).
+//! - Access times follow `relatime` and are sent with the next flush, and only for nodes held exclusively: a volume that
+//!   many mounts read must not have its leases recalled for the sake of access times.
+
+mod attributes;
+mod content;
+pub(crate) mod core;
+pub(crate) mod directory;
+mod files;
+mod locks;
+mod names;
+mod read;
+pub(crate) mod space;
+mod write;
+mod xattrs;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_types::{
+    AllocateMode, AttrChange, Errno, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
+};
+use cairn_wire::admin::VolumeInfo;
+use parking_lot::Mutex;
+use tokio::runtime::Handle as Runtime;
+
+use crate::api::{
+    AttrReply, Caller, DirEntry, Entry, FileSystem, Handle, KernelCache, Lookup, Opened, SeekTarget, VolumeUsage,
+    WriteFlags,
+};
+use crate::cache::fetch::Blocks;
+use crate::handles::Handles;
+use crate::held_locks::HeldLocks;
+use crate::inodes::Table;
+use crate::memory;
+use crate::room::Room;
+use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
+use crate::stats::{Counters, VolumeStats};
+use crate::writeback::WriteBack;
+
+/// How a volume is used here.
+#[derive(Clone, Debug)]
+pub struct VolumeOptions {
+    /// Budget of the memory cache of file content, in bytes.
+    pub cache_bytes: u64,
+    /// Most bytes that are written here and not yet at the server; writers wait beyond it.
+    pub dirty_bytes: u64,
+    /// Largest read-ahead of one open file, in bytes.
+    pub read_ahead_bytes: u64,
+    /// Nodes that are remembered without being in use.
+    pub nodes: usize,
+    /// How long a change of content may stay here before it is sent.
+    pub flush_delay: Duration,
+    /// Every change fails with `EROFS`.
+    pub read_only: bool,
+    /// Access times are never changed.
+    pub noatime: bool,
+    /// Where data is saved that can no longer be written to the volume; a folder for each volume is made in it.
+    pub recovery_dir: PathBuf,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        let memory = memory::limit();
+        let state = std::env::var_os("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")));
+        VolumeOptions {
+            cache_bytes: (memory / 8).min(1 << 30),
+            dirty_bytes: (memory / 8).min(256 << 20),
+            read_ahead_bytes: 16 << 20,
+            nodes: 200_000,
+            flush_delay: Duration::from_secs(1),
+            read_only: false,
+            noatime: false,
+            recovery_dir: state.unwrap_or_else(|| PathBuf::from("/var/lib")).join("cairn/recovery"),
+        }
+    }
+}
+
+/// Extended attribute of a mount's root whose value is the mount's own report (its counters), made when it is read.
+/// It is in no listing, so that programs which copy attributes do not meet it.
+pub const STATS_ATTRIBUTE: &str = "cairn.stats";
+
+/// Makes the value of [`STATS_ATTRIBUTE`].
+pub type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// What could not be done when a volume was closed.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    #[error("{files} files could not be written within the time limit; what they held was saved in {recovery}")]
+    NotWritten { files: usize, recovery: String },
+    #[error("the last changes could not be made durable: {0}")]
+    NotDurable(Errno),
+}
+
+/// A mounted volume. Cheap to clone: all clones are the same mount.
+#[derive(Clone)]
+pub struct Volume(pub(crate) Arc<Shared>);
+
+/// What all clones of a [`Volume`] and its background tasks share.
+pub(crate) struct Shared {
+    pub session: Session,
+    pub options: VolumeOptions,
+    /// Bytes.
+    pub chunk_size: u32,
+    pub table: Table,
+    pub blocks: Arc<Blocks>,
+    pub room: Room,
+    pub handles: Handles,
+    pub locks: HeldLocks,
+    pub counters: Arc<Counters>,
+    pub kernel: OnceLock<Arc<dyn KernelCache>>,
+    pub report: OnceLock<Report>,
+    pub runtime: Runtime,
+    pub writeback: WriteBack,
+    /// Nodes with an access time to send.
+    pub access_times: Mutex<Vec<Ino>>,
+    pub closing: AtomicBool,
+}
+
+/// A [`Volume`] that does not keep it alive.
+#[derive(Clone)]
+pub struct WeakVolume(std::sync::Weak<Shared>);
+
+impl WeakVolume {
+    pub fn upgrade(&self) -> Option<Volume> {
+        self.0.upgrade().map(Volume)
+    }
+}
+
+impl Volume {
+    pub fn downgrade(&self) -> WeakVolume {
+        WeakVolume(Arc::downgrade(&self.0))
+    }
+
+    /// Begins a session with the volume. `runtime` runs everything that waits.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub async fn open(session: SessionOptions, options: VolumeOptions, runtime: Runtime) -> Result<Volume, OpenError> {
+        let made: OnceLock<Arc<Shared>> = OnceLock::new();
+        Session::open(session, |session| {
+            let shared = Arc::new(Shared {
+                session: session.clone(),
+                chunk_size: session.volume().chunk_size,
+                table: Table::new(),
+                blocks: Arc::new(Blocks::new(options.cache_bytes)),
+                room: Room::new(),
+                handles: Handles::default(),
+                locks: HeldLocks::default(),
+                counters: Arc::default(),
+                kernel: OnceLock::new(),
+                report: OnceLock::new(),
+                runtime,
+                writeback: WriteBack::new(options.dirty_bytes, options.flush_delay),
+                access_times: Mutex::default(),
+                closing: AtomicBool::new(false),
+                options,
+            });
+            let shared = made.get_or_init(|| shared);
+            Arc::new(crate::recall::Events::new(shared)) as Arc<dyn SessionEvents>
+        })
+        .await?;
+        let Some(shared) = made.into_inner() else {
+            return Err(OpenError::Protocol { address: String::new(), reason: "the session never began".to_owned() });
+        };
+        shared.start_background();
+        Ok(Volume(shared))
+    }
+
+    /// Names the front end's caches, which recalled leases must empty. Call it once, before the first request.
+    pub fn attach_kernel(&self, kernel: Arc<dyn KernelCache>) {
+        if self.0.kernel.set(kernel).is_err() {
+            tracing::warn!("a second front end was attached to one mount; it is ignored");
+        }
+    }
+
+    /// Says what a read of [`STATS_ATTRIBUTE`] answers. Call it once.
+    pub fn answer_stats_with(&self, report: Report) {
+        if self.0.report.set(report).is_err() {
+            tracing::warn!("a mount has one report; a second one is ignored");
+        }
+    }
+
+    /// The volume as it was made.
+    pub fn info(&self) -> &VolumeInfo {
+        self.0.session.volume()
+    }
+
+    /// The session underneath, for its own figures.
+    pub fn session(&self) -> &Session {
+        &self.0.session
+    }
+
+    pub fn stats(&self) -> VolumeStats {
+        let shared = &self.0;
+        let counters = &shared.counters;
+        counters.dirty_bytes.store(shared.writeback.dirty(), Ordering::Relaxed);
+        counters.cached_bytes.store(shared.blocks.cache().bytes(), Ordering::Relaxed);
+        counters.nodes.store(shared.table.len() as u64, Ordering::Relaxed);
+        counters.room_drawn.store(shared.room.drawn(), Ordering::Relaxed);
+        counters.snapshot()
+    }
+
+    /// Writes everything to the server, makes it durable and ends the session. What cannot be written within
+    /// `deadline` is saved in the recovery folder.
+    ///
+    /// # Errors
+    /// What could not be done; the session has ended all the same.
+    pub async fn close(&self, deadline: Duration) -> Result<(), CloseError> {
+        self.0.close(deadline).await
+    }
+}
+
+impl FileSystem for Volume {
+    async fn lookup(&self, parent: Ino, name: Name) -> FsResult<Lookup> {
+        self.0.lookup(parent, name).await
+    }
+
+    fn forget(&self, ino: Ino, references: u64) {
+        self.0.forget(ino, references);
+    }
+
+    async fn getattr(&self, ino: Ino) -> FsResult<AttrReply> {
+        self.0.getattr(ino).await
+    }
+
+    async fn setattr(&self, ino: Ino, change: AttrChange, _handle: Option<Handle>) -> FsResult<AttrReply> {
+        self.0.setattr(ino, change).await
+    }
+
+    async fn readlink(&self, ino: Ino) -> FsResult<Bytes> {
+        self.0.readlink(ino).await
+    }
+
+    async fn make_node(&self, caller: Caller, parent: Ino, name: Name, node: NewNode, mode: u32) -> FsResult<Entry> {
+        self.0.make_node(caller, parent, name, node, mode).await
+    }
+
+    async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: Name,
+        mode: u32,
+        open_flags: i32,
+    ) -> FsResult<(Entry, Opened)> {
+        self.0.create(caller, parent, name, mode, open_flags).await
+    }
+
+    async fn make_unnamed(&self, caller: Caller, parent: Ino, mode: u32, open_flags: i32) -> FsResult<(Entry, Opened)> {
+        self.0.make_unnamed(caller, parent, mode, open_flags).await
+    }
+
+    async fn link(&self, ino: Ino, new_parent: Ino, new_name: Name) -> FsResult<Entry> {
+        self.0.link(ino, new_parent, new_name).await
+    }
+
+    async fn unlink(&self, parent: Ino, name: Name) -> FsResult<()> {
+        self.0.unlink(parent, name).await
+    }
+
+    async fn rmdir(&self, parent: Ino, name: Name) -> FsResult<()> {
+        self.0.rmdir(parent, name).await
+    }
+
+    async fn rename(&self, parent: Ino, name: Name, new_parent: Ino, new_name: Name, mode: RenameMode) -> FsResult<()> {
+        self.0.rename(parent, name, new_parent, new_name, mode).await
+    }
+
+    async fn open(&self, ino: Ino, open_flags: i32) -> FsResult<Opened> {
+        self.0.open(ino, open_flags).await
+    }
+
+    async fn read(&self, ino: Ino, handle: Handle, offset: u64, length: u32) -> FsResult<Vec<Bytes>> {
+        self.0.read(ino, handle, offset, length).await
+    }
+
+    async fn write(
+        &self,
+        ino: Ino,
+        handle: Option<Handle>,
+        offset: u64,
+        data: Bytes,
+        flags: WriteFlags,
+    ) -> FsResult<u32> {
+        self.0.write(ino, handle, offset, data, flags).await
+    }
+
+    async fn flush(&self, ino: Ino, handle: Handle, owner: LockOwner) -> FsResult<()> {
+        self.0.flush(ino, handle, owner).await
+    }
+
+    async fn release(&self, ino: Ino, handle: Handle, flock_owner: Option<LockOwner>) {
+        self.0.release(ino, handle, flock_owner).await;
+    }
+
+    async fn fsync(&self, ino: Ino, _data_only: bool) -> FsResult<()> {
+        self.0.fsync(ino).await
+    }
+
+    async fn sync_all(&self) -> FsResult<()> {
+        self.0.sync_all().await
+    }
+
+    async fn open_dir(&self, ino: Ino) -> FsResult<Handle> {
+        self.0.open_dir(ino).await
+    }
+
+    async fn read_dir(
+        &self,
+        ino: Ino,
+        handle: Handle,
+        cursor: u64,
+        max_bytes: u32,
+        with_attributes: bool,
+    ) -> FsResult<Vec<DirEntry>> {
+        self.0.read_dir(ino, handle, cursor, max_bytes, with_attributes).await
+    }
+
+    fn release_dir(&self, handle: Handle) {
+        self.0.handles.close_directory(handle);
+    }
+
+    async fn get_xattr(&self, ino: Ino, name: Bytes) -> FsResult<Bytes> {
+        if ino == Ino::ROOT
+            && name == STATS_ATTRIBUTE.as_bytes()
+            && let Some(report) = self.0.report.get()
+        {
+            return Ok(report().into());
+        }
+        self.0.get_xattr(ino, name).await
+    }
+
+    async fn list_xattr(&self, ino: Ino) -> FsResult<Vec<Bytes>> {
+        self.0.list_xattr(ino).await
+    }
+
+    async fn set_xattr(
+        &self,
+        ino: Ino,
+        name: Bytes,
+        value: Bytes,
+        mode: XattrMode,
+        clear_set_gid: bool,
+    ) -> FsResult<()> {
+        self.0.set_xattr(ino, name, value, mode, clear_set_gid).await
+    }
+
+    async fn remove_xattr(&self, ino: Ino, name: Bytes) -> FsResult<()> {
+        self.0.remove_xattr(ino, name).await
+    }
+
+    async fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, length: u64) -> FsResult<()> {
+        self.0.allocate(ino, mode, offset, length).await
+    }
+
+    async fn copy_range(
+        &self,
+        source: Ino,
+        source_offset: u64,
+        target: Ino,
+        target_offset: u64,
+        length: u64,
+    ) -> FsResult<u64> {
+        self.0.copy_range(source, source_offset, target, target_offset, length).await
+    }
+
+    async fn seek(&self, ino: Ino, offset: u64, target: SeekTarget) -> FsResult<u64> {
+        self.0.seek(ino, offset, target).await
+    }
+
+    async fn stat_fs(&self) -> FsResult<VolumeUsage> {
+        self.0.stat_fs().await
+    }
+
+    async fn test_lock(&self, lock: FileLock) -> FsResult<Option<FileLock>> {
+        self.0.session.test_lock(lock).await
+    }
+
+    async fn set_lock(&self, lock: FileLock, wait: bool) -> FsResult<()> {
+        self.0.set_lock(lock, wait).await
+    }
+}

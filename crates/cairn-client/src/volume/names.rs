@@ -1,0 +1,365 @@
+//! Names: looking them up, and making, linking, moving and removing nodes. Every change goes to the server at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_types::{Attr, Errno, FsResult, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp};
+use cairn_wire::Query;
+use cairn_wire::message::QueryAnswer;
+
+use super::Shared;
+use super::core::{outcome_unknown, unfitting};
+use crate::api::{Caller, Entry, Lookup, Opened};
+use crate::directory::{Cached, Link};
+use crate::inodes::{Content, Node};
+use crate::stats::add;
+
+/// Whom a name leads to, and for how long that holds.
+enum Resolved {
+    Present(Attr, Duration),
+    Absent(Duration),
+}
+
+impl Shared {
+    pub(crate) async fn lookup(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<Lookup> {
+        match self.resolve(parent, &name).await? {
+            Resolved::Absent(entry_ttl) => Ok(Lookup::Absent { entry_ttl }),
+            Resolved::Present(attr, entry_ttl) => {
+                let entry = self.entry(&attr, entry_ttl);
+                self.table.get_or_insert(attr.ino).lock().name = Some(name);
+                Ok(Lookup::Found(entry))
+            }
+        }
+    }
+
+    /// What the directory's cache says, if its lease covers an answer.
+    fn cached(&self, directory: &Node, name: &Name) -> (Cached, Duration) {
+        let state = directory.lock();
+        if !state.covers(LeaseMode::Shared) || !self.session.leases_valid() {
+            return (Cached::Unknown, Duration::ZERO);
+        }
+        let cached = state.directory().map_or(Cached::Unknown, |directory| directory.get(name));
+        (cached, self.entry_time_to_live(&state))
+    }
+
+    async fn resolve(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Resolved> {
+        let directory = self.table.get_or_insert(parent);
+        match self.cached(&directory, name) {
+            (Cached::Absent, entry_ttl) => {
+                add(&self.counters.answered_locally, 1);
+                return Ok(Resolved::Absent(entry_ttl));
+            }
+            (Cached::Present(link), entry_ttl) => {
+                if let Some(node) = self.table.get(link.ino) {
+                    let state = node.lock();
+                    if self.usable(&state, LeaseMode::Shared)
+                        && let Some(attr) = state.view()
+                    {
+                        add(&self.counters.answered_locally, 1);
+                        return Ok(Resolved::Present(attr, entry_ttl));
+                    }
+                }
+            }
+            (Cached::Unknown, _) => {}
+        }
+        self.await_recall(&directory).await?;
+        let (asked, was_covered) = {
+            let state = directory.lock();
+            (state.directory().map(crate::directory::DirectoryCache::epoch), state.covers(LeaseMode::Shared))
+        };
+        let query = Query::Lookup { parent, name: name.clone() };
+        let reply = self.query(query, &[&directory]).await?;
+        let QueryAnswer::Entry(found) = reply.answer else { return unfitting(&reply.answer) };
+        self.absorb(&reply.grants, found.as_slice());
+        let entry_ttl = {
+            let mut state = directory.lock();
+            // A directory of which only names are asked has no attributes here, and is one all the same.
+            if matches!(state.content, Content::None) {
+                state.content = Content::Directory(Box::default());
+            }
+            let stands = reply.grants.iter().any(|g| g.ino == parent && g.stamp > state.recalled);
+            let keep = state.covers(LeaseMode::Shared) && (was_covered || stands);
+            let ttl = self.entry_time_to_live(&state);
+            match state.directory_mut() {
+                Some(cache) if keep && asked.unwrap_or(0) == cache.epoch() => {
+                    let link = found.map(|attr| Link { ino: attr.ino, kind: attr.kind });
+                    cache.learn(cache.epoch(), name.clone(), link);
+                    ttl
+                }
+                _ => Duration::ZERO,
+            }
+        };
+        Ok(match found {
+            Some(attr) => Resolved::Present(self.told(&self.table.get_or_insert(attr.ino), &attr).attr, entry_ttl),
+            None => Resolved::Absent(entry_ttl),
+        })
+    }
+
+    /// The node that is called `name`, if any, and if asking is not refused.
+    async fn target(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Option<Arc<Node>>> {
+        Ok(match self.resolve(parent, name).await? {
+            Resolved::Present(attr, _) => Some(self.table.get_or_insert(attr.ino)),
+            Resolved::Absent(_) => None,
+        })
+    }
+
+    /// Takes note that a change of this session made `name` lead to `link`. `outcome` is the change's.
+    fn entry_changed(&self, outcome: &FsResult<OpReply>, parent: Ino, name: &Name, link: Option<Link>) {
+        let directory = self.table.get_or_insert(parent);
+        let mut state = directory.lock();
+        let covered = state.covers(LeaseMode::Shared);
+        let Some(cache) = state.directory_mut() else { return };
+        match outcome {
+            Ok(reply) if covered => {
+                let version = reply.attrs.iter().find(|attr| attr.ino == parent).map_or(u64::MAX, |attr| attr.version);
+                cache.change(version, name.clone(), link);
+            }
+            Err(errno) if !outcome_unknown(*errno) => {
+                // The server knows better than the cache which names are there.
+                if matches!(*errno, Errno::EEXIST | Errno::ENOENT) {
+                    cache.forget_name(name);
+                }
+            }
+            _ => cache.forget_name(name),
+        }
+    }
+
+    /// The entry of a node that was just made or linked.
+    fn new_entry(&self, reply: &OpReply, parent: Ino, ino: Ino, name: &Name) -> FsResult<Entry> {
+        let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO) };
+        let entry_ttl = {
+            let directory = self.table.get_or_insert(parent);
+            let state = directory.lock();
+            let known = state.directory().is_some_and(|cache| matches!(cache.get(name), Cached::Present(_)));
+            if known { self.entry_time_to_live(&state) } else { Duration::ZERO }
+        };
+        self.table.get_or_insert(ino).lock().name = Some(name.clone());
+        Ok(self.entry(attr, entry_ttl))
+    }
+
+    async fn make(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        node: NewNode,
+        mode: u32,
+    ) -> FsResult<Entry> {
+        self.writable()?;
+        let directory = self.table.get_or_insert(parent);
+        let ino = self.session.new_ino().await?;
+        let is_directory = matches!(node, NewNode::Directory);
+        let op = MetaOp::Create {
+            parent,
+            name: name.clone(),
+            ino,
+            node,
+            mode: mode & 0o7777,
+            umask: caller.umask,
+            uid: caller.uid,
+            gid: caller.gid,
+            time: Timestamp::now(),
+        };
+        let outcome = self.call(op, &[&directory]).await;
+        let link = outcome.as_ref().ok().and_then(|reply| {
+            reply.attrs.iter().find(|attr| attr.ino == ino).map(|attr| Link { ino, kind: attr.kind })
+        });
+        self.entry_changed(&outcome, parent, name, link);
+        let reply = outcome?;
+        if is_directory {
+            let made = self.table.get_or_insert(ino);
+            let mut state = made.lock();
+            // Only a lease from birth on covers all that may have happened in it.
+            if state.covers(LeaseMode::Exclusive)
+                && let Some(cache) = state.directory_mut()
+            {
+                cache.set_empty();
+            }
+        }
+        self.new_entry(&reply, parent, ino, name)
+    }
+
+    pub(crate) async fn make_node(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Ino,
+        name: Name,
+        node: NewNode,
+        mode: u32,
+    ) -> FsResult<Entry> {
+        self.make(caller, parent, &name, node, mode).await
+    }
+
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Ino,
+        name: Name,
+        mode: u32,
+        open_flags: i32,
+    ) -> FsResult<(Entry, Opened)> {
+        let entry = self.make(caller, parent, &name, NewNode::Regular, mode).await?;
+        let opened = self.open_made(entry.attr.ino, open_flags).await?;
+        Ok((entry, opened))
+    }
+
+    pub(crate) async fn make_unnamed(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Ino,
+        mode: u32,
+        open_flags: i32,
+    ) -> FsResult<(Entry, Opened)> {
+        self.writable()?;
+        let directory = self.table.get_or_insert(parent);
+        let ino = self.session.new_ino().await?;
+        let op = MetaOp::CreateUnnamed {
+            parent,
+            ino,
+            mode: mode & 0o7777,
+            umask: caller.umask,
+            uid: caller.uid,
+            gid: caller.gid,
+            time: Timestamp::now(),
+        };
+        let reply = self.call(op, &[&directory]).await?;
+        let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO) };
+        {
+            let node = self.table.get_or_insert(ino);
+            let mut state = node.lock();
+            state.orphan = true;
+            state.removed = true;
+        }
+        let entry = self.entry(attr, Duration::ZERO);
+        let opened = self.open_made(ino, open_flags).await?;
+        Ok((entry, opened))
+    }
+
+    pub(crate) async fn link(self: &Arc<Self>, ino: Ino, new_parent: Ino, new_name: Name) -> FsResult<Entry> {
+        self.writable()?;
+        let node = self.table.get_or_insert(ino);
+        let directory = self.table.get_or_insert(new_parent);
+        // A file that appears under a name must not appear without its content.
+        self.flush_node(&node).await?;
+        let op = MetaOp::Link { ino, parent: new_parent, name: new_name.clone(), time: Timestamp::now() };
+        let outcome = self.call(op, &[&node, &directory]).await;
+        let link = outcome.as_ref().ok().and_then(|reply| {
+            reply.attrs.iter().find(|attr| attr.ino == ino).map(|attr| Link { ino, kind: attr.kind })
+        });
+        self.entry_changed(&outcome, new_parent, &new_name, link);
+        let reply = outcome?;
+        {
+            let mut state = node.lock();
+            state.orphan = false;
+            state.removed = false;
+        }
+        self.new_entry(&reply, new_parent, ino, &new_name)
+    }
+
+    pub(crate) async fn unlink(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<()> {
+        self.writable()?;
+        let directory = self.table.get_or_insert(parent);
+        let target = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        let keep = target.lock().opens > 0;
+        let op = MetaOp::Unlink { parent, name: name.clone(), keep, time: Timestamp::now() };
+        let outcome = self.call(op, &[&directory, &target]).await;
+        self.entry_changed(&outcome, parent, &name, None);
+        self.note_removed(&outcome?, keep);
+        Ok(())
+    }
+
+    pub(crate) async fn rmdir(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<()> {
+        self.writable()?;
+        let directory = self.table.get_or_insert(parent);
+        let op = MetaOp::Rmdir { parent, name: name.clone(), time: Timestamp::now() };
+        let outcome = self.call(op, &[&directory]).await;
+        self.entry_changed(&outcome, parent, &name, None);
+        self.note_removed(&outcome?, false);
+        Ok(())
+    }
+
+    pub(crate) async fn rename(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: Name,
+        new_parent: Ino,
+        new_name: Name,
+        mode: RenameMode,
+    ) -> FsResult<()> {
+        self.writable()?;
+        let directory = self.table.get_or_insert(parent);
+        let new_directory = self.table.get_or_insert(new_parent);
+        let source = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        let target = self.target(new_parent, &new_name).await?;
+        // After a crash the new name must not lead to a file that is emptier than what it replaced.
+        self.flush_node(&source).await?;
+        if mode == RenameMode::Exchange
+            && let Some(target) = &target
+        {
+            self.flush_node(target).await?;
+        }
+        let replaced = target.as_ref().filter(|_| mode != RenameMode::Exchange);
+        let keep = replaced.is_some_and(|node| node.lock().opens > 0);
+        let kind_of = |node: &Arc<Node>| node.lock().attr.map(|attr| Link { ino: node.ino, kind: attr.kind });
+        let (source_link, target_link) = (kind_of(&source), target.as_ref().and_then(kind_of));
+        let op = MetaOp::Rename {
+            parent,
+            name: name.clone(),
+            new_parent,
+            new_name: new_name.clone(),
+            mode,
+            keep,
+            time: Timestamp::now(),
+        };
+        let mut nodes = vec![&directory, &new_directory, &source];
+        nodes.extend(&target);
+        let outcome = self.call(op, &nodes).await;
+        self.note_renamed(&outcome, (parent, &name, source_link), (new_parent, &new_name, target_link), mode);
+        self.note_removed(&outcome?, keep);
+        source.lock().name = Some(new_name);
+        Ok(())
+    }
+
+    fn note_renamed(
+        &self,
+        outcome: &FsResult<OpReply>,
+        (parent, name, source): (Ino, &Name, Option<Link>),
+        (new_parent, new_name, target): (Ino, &Name, Option<Link>),
+        mode: RenameMode,
+    ) {
+        let subject = outcome.as_ref().ok().and_then(|reply| reply.subject);
+        let as_expected =
+            outcome.is_err() || (source.is_some() && subject.is_none_or(|ino| Some(ino) == source.map(|s| s.ino)));
+        let same = source.is_some() && source.map(|link| link.ino) == target.map(|link| link.ino);
+        if !as_expected || same || (mode == RenameMode::Exchange && target.is_none()) {
+            // Another mount changed a name in between, or both lead to one node: ask again.
+            for (directory, name) in [(parent, name), (new_parent, new_name)] {
+                if let Some(cache) = self.table.get_or_insert(directory).lock().directory_mut() {
+                    cache.forget_name(name);
+                }
+            }
+            return;
+        }
+        let left_behind = if mode == RenameMode::Exchange { target } else { None };
+        self.entry_changed(outcome, parent, name, left_behind);
+        self.entry_changed(outcome, new_parent, new_name, source);
+    }
+
+    /// Takes note of a node whose last name went with a change. `keep`: its content was asked to stay.
+    pub(crate) fn note_removed(self: &Arc<Self>, reply: &OpReply, keep: bool) {
+        let Some(ino) = reply.removed else { return };
+        let node = self.table.get_or_insert(ino);
+        let release = {
+            let mut state = node.lock();
+            state.removed = true;
+            state.orphan = keep;
+            if let Some(directory) = state.directory_mut() {
+                directory.clear();
+            }
+            state.opens == 0
+        };
+        if release {
+            self.drop_orphan(&node);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `write`: into the overlay, under an exclusive lease, with room for it drawn first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_types::{Attr, AttrChange, AttrFlags, Errno, FsResult, Ino, LeaseMode, MetaOp, Timestamp};
+
+use super::Shared;
+use crate::api::{Handle, WriteFlags};
+use crate::inodes::Node;
+use crate::overlay::Freeze;
+use crate::stats::add;
+use crate::writeback::FLUSH_SOON;
+
+/// Segments in one chunk beyond which they are sent without delay: looking through them costs time.
+const SEGMENTS_MAX: usize = 4096;
+
+/// What a write lacks.
+enum Lacking {
+    Lease,
+    /// Extents of this chunk.
+    Extents(u32),
+    /// Bytes of room: in all, and beyond what is free.
+    Room { needed: u64, missing: u64 },
+    /// Set-id bits and capabilities must go first.
+    Privileges,
+    /// Too much is buffered already.
+    Memory,
+    Nothing,
+}
+
+fn has_privileges(attr: &Attr) -> bool {
+    let set_gid = libc::S_ISGID | libc::S_IXGRP;
+    attr.mode & libc::S_ISUID != 0 || attr.mode & set_gid == set_gid || attr.flags.contains(AttrFlags::HAS_CAPABILITY)
+}
+
+/// The parts of `offset..offset + length` by chunk: chunk, and offsets in it.
+pub(crate) fn by_chunk(chunk_size: u32, offset: u64, length: u64) -> impl Iterator<Item = (u32, u32, u32)> {
+    let size = u64::from(chunk_size);
+    let end = offset + length;
+    let mut cursor = offset;
+    std::iter::from_fn(move || {
+        if cursor >= end {
+            return None;
+        }
+        let chunk = cursor / size;
+        let stop = end.min((chunk + 1) * size);
+        let part = (chunk as u32, (cursor - chunk * size) as u32, (stop - chunk * size) as u32);
+        cursor = stop;
+        Some(part)
+    })
+}
+
+impl Shared {
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        ino: Ino,
+        handle: Option<Handle>,
+        offset: u64,
+        data: Bytes,
+        mut flags: WriteFlags,
+    ) -> FsResult<u32> {
+        self.writable()?;
+        let length = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
+        let node = self.table.get_or_insert(ino);
+        if let Some(handle) = handle {
+            self.take_error(&node, handle)?;
+        }
+        if length == 0 {
+            return Ok(0);
+        }
+        let mut wanted = None;
+        loop {
+            match self.try_write(&node, offset, &data, flags)? {
+                Lacking::Nothing => break,
+                Lacking::Lease => {
+                    self.acquire(ino, LeaseMode::Exclusive).await?;
+                }
+                Lacking::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
+                Lacking::Room { needed, missing } => {
+                    wanted = Some(self.room.want(needed));
+                    self.more_room(missing).await?;
+                }
+                Lacking::Memory => self.wait_for_space().await?,
+                Lacking::Privileges => {
+                    let change = AttrChange { kill_privileges: true, ..AttrChange::default() };
+                    self.call(MetaOp::SetAttr { ino, change, time: Timestamp::now() }, &[&node]).await?;
+                    flags.kill_privileges = false;
+                }
+            }
+        }
+        drop(wanted);
+        add(&self.counters.bytes_written, u64::from(length));
+        if flags.sync {
+            self.fsync(ino).await?;
+        }
+        Ok(length)
+    }
+
+    fn try_write(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        offset: u64,
+        data: &Bytes,
+        flags: WriteFlags,
+    ) -> FsResult<Lacking> {
+        // The kernel's own pages are taken in any case: a recall may be waiting for them.
+        if !flags.from_cache && self.writeback.is_full() {
+            return Ok(Lacking::Memory);
+        }
+        let mut guard = node.lock();
+        let state = &mut *guard;
+        if state.removed && !state.orphan {
+            return Err(Errno::ESTALE);
+        }
+        if !self.usable(state, LeaseMode::Exclusive) {
+            return Ok(Lacking::Lease);
+        }
+        let Some(attr) = state.view() else { return Ok(Lacking::Lease) };
+        if flags.kill_privileges && has_privileges(&attr) {
+            return Ok(Lacking::Privileges);
+        }
+        let offset = if flags.append { attr.size } else { offset };
+        let length = data.len() as u64;
+        if offset.checked_add(length).is_none_or(|end| end > self.file_size_max()) {
+            return Err(Errno::EFBIG);
+        }
+        let Some(file) = state.file() else { return Err(Errno::EINVAL) };
+        let mut grown = Vec::with_capacity(2);
+        for (chunk, from, to) in by_chunk(self.chunk_size, offset, length) {
+            let mut growth = 0;
+            for (start, stop) in file.overlay.below(chunk, from, to) {
+                match file.extents.holes(chunk, start, stop) {
+                    Some(holes) => growth += holes,
+                    None => return Ok(Lacking::Extents(chunk)),
+                }
+            }
+            grown.push((chunk, from, to, growth));
+        }
+        let growth = grown.iter().map(|(_, _, _, growth)| growth).sum();
+        let needed = Self::room_needed(state, growth);
+        let Some(file) = state.file_mut() else { return Err(Errno::EINVAL) };
+        if needed > file.drawn {
+            let more = needed - file.drawn;
+            if let Err(missing) = self.room.draw(more) {
+                return Ok(Lacking::Room { needed: more, missing });
+            }
+            file.drawn = needed;
+        }
+        let before = file.overlay.bytes();
+        let mut done = 0usize;
+        let (mut crowded, mut filled) = (false, false);
+        for (chunk, from, to, growth) in grown {
+            let next = done + (to - from) as usize;
+            file.overlay.write(chunk, from, &data[done..next], growth);
+            crowded |= file.overlay.segments_in(chunk) > SEGMENTS_MAX;
+            filled |= to == self.chunk_size;
+            done = next;
+        }
+        let now = Timestamp::now();
+        file.pending_mtime = Some(now);
+        file.pending_ctime = Some(now);
+        self.writeback.adjust(before, file.overlay.bytes());
+        let much = filled && file.overlay.dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.chunk_size));
+        let queue = !std::mem::replace(&mut file.queued, true);
+        let idle = !file.flushing;
+        drop(guard);
+        if queue {
+            self.writeback.enqueue(node);
+        }
+        if (much || crowded) && idle {
+            self.flush_in_background(node, if crowded { Freeze::All } else { Freeze::FullChunks });
+        }
+        Ok(Lacking::Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_cut_at_chunk_ends() {
+        let parts: Vec<_> = by_chunk(64, 60, 80).collect();
+        assert_eq!(parts, [(0, 60, 64), (1, 0, 64), (2, 0, 12)]);
+        assert_eq!(by_chunk(64, 64, 64).collect::<Vec<_>>(), [(1, 0, 64)]);
+        assert_eq!(by_chunk(64, 10, 0).count(), 0);
+    }
+}

@@ -1,0 +1,92 @@
+//! Extended attributes and ACLs: at the server, except that a node without any is known from its attributes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_types::limits::{XATTR_NAME_MAX, XATTR_VALUE_MAX};
+use cairn_types::{AttrFlags, Errno, FsResult, Ino, LeaseMode, MetaOp, Timestamp, XattrMode};
+use cairn_wire::Query;
+use cairn_wire::message::QueryAnswer;
+
+use super::Shared;
+use super::core::unfitting;
+use crate::inodes::Node;
+use crate::stats::add;
+
+/// The flag without which there is no attribute of this name.
+fn flag_of(name: &[u8]) -> AttrFlags {
+    match name {
+        b"system.posix_acl_access" | b"system.posix_acl_default" => AttrFlags::HAS_ACL,
+        b"security.capability" => AttrFlags::HAS_CAPABILITY,
+        _ => AttrFlags::HAS_XATTR,
+    }
+}
+
+impl Shared {
+    /// The node's flags, if they are known under a lease.
+    fn known_flags(&self, node: &Node) -> Option<AttrFlags> {
+        let state = node.lock();
+        if !self.usable(&state, LeaseMode::Shared) {
+            return None;
+        }
+        state.attr.map(|attr| attr.flags)
+    }
+
+    pub(crate) async fn get_xattr(self: &Arc<Self>, ino: Ino, name: Bytes) -> FsResult<Bytes> {
+        let node = self.table.get_or_insert(ino);
+        if self.known_flags(&node).is_some_and(|flags| !flags.contains(flag_of(&name))) {
+            add(&self.counters.answered_locally, 1);
+            return Err(Errno::ENODATA);
+        }
+        let reply = self.query(Query::GetXattr { ino, name }, &[&node]).await?;
+        self.absorb(&reply.grants, &[]);
+        match reply.answer {
+            QueryAnswer::Bytes(value) => Ok(value),
+            other => unfitting(&other),
+        }
+    }
+
+    pub(crate) async fn list_xattr(self: &Arc<Self>, ino: Ino) -> FsResult<Vec<Bytes>> {
+        let node = self.table.get_or_insert(ino);
+        let any = [AttrFlags::HAS_XATTR, AttrFlags::HAS_ACL, AttrFlags::HAS_CAPABILITY];
+        if self.known_flags(&node).is_some_and(|flags| !any.iter().any(|flag| flags.contains(*flag))) {
+            add(&self.counters.answered_locally, 1);
+            return Ok(Vec::new());
+        }
+        let reply = self.query(Query::ListXattr { ino }, &[&node]).await?;
+        self.absorb(&reply.grants, &[]);
+        match reply.answer {
+            QueryAnswer::Names(names) => Ok(names),
+            other => unfitting(&other),
+        }
+    }
+
+    pub(crate) async fn set_xattr(
+        self: &Arc<Self>,
+        ino: Ino,
+        name: Bytes,
+        value: Bytes,
+        mode: XattrMode,
+        clear_set_gid: bool,
+    ) -> FsResult<()> {
+        self.writable()?;
+        if name.is_empty() || name.len() > XATTR_NAME_MAX {
+            return Err(Errno::ERANGE);
+        }
+        if value.len() > XATTR_VALUE_MAX {
+            return Err(Errno::E2BIG);
+        }
+        let node = self.table.get_or_insert(ino);
+        let op = MetaOp::SetXattr { ino, name, value, mode, clear_set_gid, time: Timestamp::now() };
+        self.call(op, &[&node]).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn remove_xattr(self: &Arc<Self>, ino: Ino, name: Bytes) -> FsResult<()> {
+        self.writable()?;
+        let node = self.table.get_or_insert(ino);
+        let op = MetaOp::RemoveXattr { ino, name, time: Timestamp::now() };
+        self.call(op, &[&node]).await?;
+        Ok(())
+    }
+}

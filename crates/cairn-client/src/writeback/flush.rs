@@ -1,0 +1,447 @@
+//! One flush: frozen content becomes blobs, blobs go to the chunk server, and one journaled change for each file makes
+//! them its content. Only then does the frozen content go.
+//!
+//! A file is flushed by one task at a time ([`Claim`]). Content that the server refuses is saved elsewhere and reported
+//! to whoever has the file open; when the server is away, it stays and is tried again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_types::{AttrChange, BlobId, Errno, FsResult, LeaseMode, MetaOp, OpReply, Timestamp, WrittenExtent};
+use cairn_wire::message::BlobHeader;
+use tokio::task::JoinSet;
+
+use super::pack::{Draft, Sealed, pack};
+use super::recovery::Lost;
+use crate::inodes::Node;
+use crate::overlay::{Freeze, FrozenChunk};
+use crate::stats::add;
+use crate::volume::Shared;
+use crate::volume::space::lost_write_errno;
+
+/// Most bytes, about, of one round: of one file, and in all.
+const ROUND_FILE_BYTES: u64 = 16 * 1024 * 1024;
+const ROUND_BYTES: u64 = 32 * 1024 * 1024;
+/// Most chunks of one round.
+const ROUND_CHUNKS: usize = 4096;
+/// Most bytes and blobs of one request.
+const REQUEST_BYTES: usize = cairn_wire::BLOB_MAX as usize;
+const REQUEST_BLOBS: usize = 2048;
+/// Most extents of one change.
+const OP_EXTENTS: usize = 8192;
+/// Checksums of more bytes than this are computed off the runtime's own threads.
+const SEAL_INLINE: usize = 64 * 1024;
+/// Flushes in a row that may fail although the server is there, until the content is given up.
+const FAILURES_MAX: u32 = 3;
+
+/// The right to flush a file; given back when dropped.
+pub(crate) struct Claim {
+    node: Arc<Node>,
+    /// Everything that was buffered when the claim was made is covered by it.
+    complete: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(file) = self.node.lock().file_mut() {
+            file.flushing = false;
+        }
+        self.node.changed.notify_waiters();
+    }
+}
+
+/// What one round takes of one file.
+struct Part {
+    claim: usize,
+    node: Arc<Node>,
+    /// The node's count of lost leases: if it has changed, the content is no longer this session's to write.
+    epoch: u64,
+    chunks: Vec<FrozenChunk>,
+    extents: Vec<WrittenExtent>,
+    outcome: FsResult<()>,
+}
+
+/// Freezes what `which` says (unless an earlier flush has left something frozen) and claims the file, if there is
+/// anything to flush and nobody else is at it.
+pub(crate) fn claim(node: &Arc<Node>, which: Freeze) -> Option<Claim> {
+    let mut state = node.lock();
+    let file = state.file_mut()?;
+    if file.flushing {
+        return None;
+    }
+    let complete = !file.overlay.has_frozen() && which == Freeze::All;
+    file.overlay.freeze(which);
+    if !file.overlay.has_frozen() {
+        return None;
+    }
+    file.flushing = true;
+    file.flushes += 1;
+    Some(Claim { node: Arc::clone(node), complete })
+}
+
+fn fail_round(round: &mut [Part], errno: Errno) {
+    for part in round {
+        part.outcome = Err(errno);
+    }
+}
+
+impl Shared {
+    /// Sends everything that was written to the file before this call, and waits until it is applied.
+    ///
+    /// # Errors
+    /// Content was lost (every open handle is told, too), or the server is away and it will be tried again.
+    pub(crate) async fn flush_node(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
+        loop {
+            let changed = node.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if node.lock().file().is_none_or(|file| file.overlay.is_clean() && !file.flushing) {
+                return Ok(());
+            }
+            let Some(claim) = claim(node, Freeze::All) else {
+                let busy = node.lock().file().is_some_and(|file| file.flushing);
+                if busy {
+                    changed.await;
+                }
+                continue;
+            };
+            let complete = claim.complete;
+            let shared = Arc::clone(self);
+            // A task of its own: a caller that gives up must not leave a flush half done.
+            let flush = self.runtime.spawn(async move { shared.flush_claimed(vec![claim]).await });
+            match flush.await {
+                Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>()?,
+                Err(_) => return Err(Errno::EIO),
+            }
+            if complete {
+                return Ok(());
+            }
+        }
+    }
+
+    /// As [`Shared::flush_node`] for every file, and access times, too.
+    pub(crate) async fn flush_all(self: &Arc<Self>) -> FsResult<()> {
+        self.flush_access_times().await;
+        let mut dirty = self.table.all();
+        dirty.retain(|node| node.lock().file().is_some_and(|file| !file.overlay.is_clean() || file.flushing));
+        let claims: Vec<Claim> = dirty.iter().filter_map(|node| claim(node, Freeze::All)).collect();
+        let shared = Arc::clone(self);
+        let flush = self.runtime.spawn(async move { shared.flush_claimed(claims).await });
+        let mut outcome = match flush.await {
+            Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>(),
+            Err(_) => Err(Errno::EIO),
+        };
+        // Files that somebody else was flushing.
+        for node in dirty {
+            outcome = outcome.and(self.flush_node(&node).await);
+        }
+        outcome
+    }
+
+    /// Flushes files that were claimed, round by round. One outcome for each.
+    pub(crate) async fn flush_claimed(self: Arc<Self>, claims: Vec<Claim>) -> Vec<FsResult<()>> {
+        add(&self.counters.flushes, 1);
+        let mut claims: Vec<Option<Claim>> = claims.into_iter().map(Some).collect();
+        let mut outcomes: Vec<FsResult<()>> = claims.iter().map(|_| Ok(())).collect();
+        loop {
+            let mut round = Vec::new();
+            let mut bytes = 0;
+            let mut pieces = 0;
+            for (index, place) in claims.iter_mut().enumerate() {
+                let Some(claim) = place else { continue };
+                if bytes >= ROUND_BYTES || pieces >= ROUND_CHUNKS {
+                    break;
+                }
+                let state = claim.node.lock();
+                let chunks = state.file().map(|file| file.overlay.frozen_batch(ROUND_FILE_BYTES)).unwrap_or_default();
+                if chunks.is_empty() {
+                    drop(state);
+                    self.release_claim(place);
+                    continue;
+                }
+                pieces += chunks.len();
+                bytes += chunks.iter().flat_map(|chunk| &chunk.segments).map(|s| s.data.len() as u64).sum::<u64>();
+                round.push(Part {
+                    claim: index,
+                    node: Arc::clone(&claim.node),
+                    epoch: state.epoch,
+                    chunks,
+                    extents: Vec::new(),
+                    outcome: Ok(()),
+                });
+            }
+            if round.is_empty() {
+                break;
+            }
+            self.send_round(&mut round).await;
+            for part in round {
+                if let Err(errno) = part.outcome {
+                    let outcome = self.flush_failed(&part.node, errno);
+                    if let (Some(place), Some(told)) = (claims.get_mut(part.claim), outcomes.get_mut(part.claim)) {
+                        *told = outcome;
+                        self.release_claim(place);
+                    }
+                }
+            }
+        }
+        outcomes
+    }
+
+    /// Ends the work on a file: its waiters go on, and what was written meanwhile is due in its turn.
+    fn release_claim(&self, place: &mut Option<Claim>) {
+        if let Some(claim) = place.take() {
+            let node = Arc::clone(&claim.node);
+            drop(claim);
+            self.requeue(&node);
+        }
+    }
+
+    async fn send_round(self: &Arc<Self>, round: &mut [Part]) {
+        let mut drafts: Vec<(usize, Draft)> = Vec::new();
+        for (index, part) in round.iter().enumerate() {
+            for chunk in &part.chunks {
+                drafts.extend(pack(part.node.ino, chunk).into_iter().map(|draft| (index, draft)));
+            }
+        }
+        let first = match self.session.new_blob_ids(drafts.len() as u32).await {
+            Ok(first) => first,
+            Err(errno) => {
+                fail_round(round, errno);
+                return;
+            }
+        };
+        let mut requests: Vec<Vec<(usize, BlobId, Draft)>> = Vec::new();
+        let mut bytes = 0;
+        for (number, (index, draft)) in drafts.into_iter().enumerate() {
+            let blob = BlobId(first.0 + number as u64);
+            if let Some(part) = round.get_mut(index) {
+                part.extents.extend(draft.extents(blob));
+            }
+            let length = draft.data.len();
+            match requests.last_mut() {
+                Some(request) if bytes + length <= REQUEST_BYTES && request.len() < REQUEST_BLOBS => {
+                    bytes += length;
+                    request.push((index, blob, draft));
+                }
+                _ => {
+                    bytes = length;
+                    requests.push(vec![(index, blob, draft)]);
+                }
+            }
+        }
+        let mut uploads = JoinSet::new();
+        for request in requests {
+            let members: Vec<usize> = request.iter().map(|(index, _, _)| *index).collect();
+            let shared = Arc::clone(self);
+            uploads.spawn_on(async move { (members, shared.upload(request).await) }, &self.runtime);
+        }
+        while let Some(upload) = uploads.join_next().await {
+            let Ok((members, outcome)) = upload else {
+                fail_round(round, Errno::EIO);
+                continue;
+            };
+            if let Err(errno) = outcome {
+                for index in members {
+                    if let Some(part) = round.get_mut(index) {
+                        part.outcome = Err(errno);
+                    }
+                }
+            }
+        }
+        self.journal_round(round).await;
+    }
+
+    /// Sends blobs in one request.
+    async fn upload(&self, request: Vec<(usize, BlobId, Draft)>) -> FsResult<()> {
+        let _permit = self.writeback.uploads.acquire().await.map_err(|_| Errno::ESHUTDOWN)?;
+        let bytes: usize = request.iter().map(|(_, _, draft)| draft.data.len()).sum();
+        let seal = move || request.into_iter().map(|(_, blob, draft)| draft.seal(blob)).collect::<Vec<Sealed>>();
+        let sealed =
+            if bytes > SEAL_INLINE { self.runtime.spawn_blocking(seal).await.map_err(|_| Errno::EIO)? } else { seal() };
+        let blobs = sealed.len() as u64;
+        let (headers, data): (Vec<BlobHeader>, Vec<Bytes>) =
+            sealed.into_iter().map(|sealed| (sealed.header, sealed.data)).unzip();
+        self.session.put_blobs(headers, data).await?;
+        add(&self.counters.bytes_flushed, bytes as u64);
+        add(&self.counters.blobs_flushed, blobs);
+        Ok(())
+    }
+
+    /// Makes blobs that have arrived the content of their files.
+    async fn journal_round(self: &Arc<Self>, round: &mut [Part]) {
+        let mut ops = Vec::new();
+        let mut counts = Vec::with_capacity(round.len());
+        for part in round.iter_mut() {
+            let before = ops.len();
+            if part.outcome.is_ok() {
+                let state = part.node.lock();
+                match (state.file(), state.attr) {
+                    (Some(file), Some(attr)) if state.epoch == part.epoch => {
+                        let mtime = file.pending_mtime.unwrap_or(attr.mtime);
+                        let size = self.end_of(&part.chunks);
+                        for extents in part.extents.chunks(OP_EXTENTS) {
+                            ops.push(MetaOp::Write { ino: part.node.ino, extents: extents.to_vec(), size, mtime });
+                        }
+                    }
+                    _ => part.outcome = Err(Errno::ESTALE),
+                }
+            }
+            counts.push(ops.len() - before);
+        }
+        if ops.is_empty() {
+            return;
+        }
+        let (results, grants) = self.session.journal(ops).await;
+        self.absorb(&grants, &[]);
+        let mut results = results.into_iter();
+        for (part, count) in round.iter_mut().zip(counts) {
+            if count == 0 {
+                continue;
+            }
+            let replies: FsResult<Vec<OpReply>> =
+                results.by_ref().take(count).collect::<Vec<_>>().into_iter().collect();
+            match replies {
+                Ok(replies) => self.applied(part, &replies),
+                Err(errno) => part.outcome = Err(errno),
+            }
+        }
+    }
+
+    /// File offset behind the last byte of these chunks.
+    fn end_of(&self, chunks: &[FrozenChunk]) -> u64 {
+        chunks
+            .iter()
+            .filter_map(|chunk| {
+                let last = chunk.segments.last()?;
+                let start = u64::from(chunk.chunk) * u64::from(self.chunk_size);
+                Some(start + u64::from(last.offset) + last.data.len() as u64)
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The server has made `part` its own.
+    fn applied(&self, part: &Part, replies: &[OpReply]) {
+        let mut guard = part.node.lock();
+        let state = &mut *guard;
+        if state.epoch != part.epoch {
+            return;
+        }
+        let charged_before = state.attr.map_or(0, |attr| attr.charged());
+        for attr in replies.iter().flat_map(|reply| &reply.attrs).filter(|attr| attr.ino == part.node.ino) {
+            state.learn_attr(attr, false, self.chunk_size);
+        }
+        let charged = state.attr.map_or(0, |attr| attr.charged());
+        let Some(file) = state.file_mut() else { return };
+        for written in &part.extents {
+            file.extents.write(written.chunk, written.extent);
+        }
+        let before = file.overlay.bytes();
+        file.overlay.release(part.chunks.iter().map(|chunk| chunk.chunk));
+        self.writeback.adjust(before, file.overlay.bytes());
+        file.failures = 0;
+        if file.overlay.is_clean() {
+            file.pending_mtime = None;
+            file.pending_ctime = None;
+        }
+        self.redraw(state, charged.saturating_sub(charged_before));
+    }
+
+    /// Whether a flush that failed so is tried again.
+    fn is_passing(&self, node: &Node, errno: Errno) -> bool {
+        match errno {
+            Errno::ETIMEDOUT | Errno::EAGAIN | Errno::EINTR | Errno::ENOTCONN | Errno::ESHUTDOWN => true,
+            Errno::EIO => {
+                let status = self.session.status();
+                if status.gave_up || !status.connected {
+                    return true;
+                }
+                let mut state = node.lock();
+                state.file_mut().is_some_and(|file| {
+                    file.failures += 1;
+                    file.failures < FAILURES_MAX
+                })
+            }
+            _ => false,
+        }
+    }
+
+    fn flush_failed(self: &Arc<Self>, node: &Arc<Node>, errno: Errno) -> FsResult<()> {
+        add(&self.counters.flush_failures, 1);
+        if self.is_passing(node, errno) {
+            self.retry_later(node);
+            return Err(errno);
+        }
+        let lost = self.take_lost(node);
+        if let Some(lost) = lost {
+            tracing::error!(ino = %node.ino, ?errno, "buffered data could not be written to the volume");
+            let errno = lost_write_errno(errno);
+            node.lock().fail_writes(errno);
+            self.save_in_background(vec![lost]);
+            return Err(errno);
+        }
+        Ok(())
+    }
+
+    /// Takes out what is buffered of a file; `None` if there is nothing, or nobody could miss it.
+    pub(crate) fn take_lost(&self, node: &Node) -> Option<Lost> {
+        let mut state = node.lock();
+        let unreachable = state.removed && !state.orphan;
+        let name = state.name.clone();
+        let file = state.file_mut()?;
+        let before = file.overlay.bytes();
+        let pieces = file.overlay.take_all();
+        file.pending_mtime = None;
+        file.pending_ctime = None;
+        file.failures = 0;
+        file.extents.clear();
+        self.writeback.adjust(before, 0);
+        self.redraw(&mut state, 0);
+        if pieces.is_empty() || unreachable { None } else { Some(Lost { ino: node.ino, name, pieces }) }
+    }
+
+    /// Tells the server of access times. What cannot be told is forgotten: nobody waits for it.
+    pub(crate) async fn flush_access_times(&self) {
+        let inos = std::mem::take(&mut *self.access_times.lock());
+        let nodes: Vec<_> = inos.into_iter().filter_map(|ino| self.table.get(ino)).collect();
+        for group in nodes.chunks(512) {
+            self.send_access_times(group).await;
+        }
+    }
+
+    pub(crate) async fn send_access_times(&self, nodes: &[Arc<Node>]) {
+        // An explicit access time (`utimens`) waits here, so that it is not overwritten by an older one.
+        let _gate = self.writeback.access_times.lock().await;
+        let mut sent: Vec<(&Arc<Node>, Timestamp)> = Vec::new();
+        let mut ops = Vec::new();
+        for node in nodes {
+            let mut state = node.lock();
+            let Some(atime) = state.pending_atime else { continue };
+            match state.attr {
+                Some(attr) if state.lease == LeaseMode::Exclusive && !state.removed => {
+                    let change = AttrChange { atime: Some(atime), ..AttrChange::default() };
+                    // Reading a file does not change it: the change time stays.
+                    ops.push(MetaOp::SetAttr { ino: node.ino, change, time: attr.ctime });
+                    sent.push((node, atime));
+                }
+                _ => state.pending_atime = None,
+            }
+        }
+        if ops.is_empty() {
+            return;
+        }
+        let (results, grants) = self.session.journal(ops).await;
+        self.absorb(&grants, &[]);
+        for ((node, atime), result) in sent.into_iter().zip(results) {
+            let mut state = node.lock();
+            if let Ok(reply) = result {
+                for attr in reply.attrs.iter().filter(|attr| attr.ino == node.ino) {
+                    state.learn_attr(attr, false, self.chunk_size);
+                }
+            }
+            if state.pending_atime == Some(atime) {
+                state.pending_atime = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Copies of content that can no longer be written to the volume: after the session was fenced, or when the server
+//! refuses it. One sparse file for each, in `<recovery>/<volume>/<seconds since 1970>/<ino>-<name>`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use cairn_types::{Ino, Name, Timestamp};
+
+use crate::volume::Shared;
+
+/// Content that has lost its place.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub ino: Ino,
+    pub name: Option<Name>,
+    /// File offsets and bytes, in the order to write them.
+    pub pieces: Vec<(u64, Bytes)>,
+}
+
+impl Shared {
+    /// Where this volume's copies go.
+    pub(crate) fn recovery_folder(&self) -> PathBuf {
+        self.options.recovery_dir.join(self.session.volume().id.as_str())
+    }
+
+    /// Saves copies without anybody waiting for it.
+    pub(crate) fn save_in_background(&self, lost: Vec<Lost>) {
+        if lost.is_empty() {
+            return;
+        }
+        let folder = self.recovery_folder();
+        self.runtime.spawn_blocking(move || save(&folder, &lost));
+    }
+
+    /// Saves everything that is still buffered. Number of files.
+    pub(crate) async fn save_unwritten(&self) -> usize {
+        let mut lost = Vec::new();
+        for node in self.table.all() {
+            lost.extend(self.take_lost(&node));
+        }
+        let count = lost.len();
+        let folder = self.recovery_folder();
+        if count > 0 && self.runtime.spawn_blocking(move || save(&folder, &lost)).await.is_err() {
+            tracing::error!("recovery copies could not be made");
+        }
+        count
+    }
+}
+
+fn save(folder: &Path, lost: &[Lost]) {
+    let folder = folder.join(Timestamp::now().secs.to_string());
+    for file in lost {
+        let name = file.name.as_ref().map_or_else(|| "unnamed".to_owned(), |name| printable(name.as_bytes()));
+        let path = folder.join(format!("{}-{name}", file.ino));
+        match write(&path, file) {
+            Ok(()) => {
+                tracing::warn!(ino = %file.ino, path = %path.display(), "data that could not be written was saved");
+            }
+            Err(error) => {
+                tracing::error!(ino = %file.ino, path = %path.display(), %error, "data that could not be written is lost");
+            }
+        }
+    }
+}
+
+/// A name that is safe in any file system and short enough to have the number before it.
+fn printable(name: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(name)
+        .chars()
+        .map(|letter| if letter.is_control() || letter == '/' { '_' } else { letter })
+        .collect();
+    text.chars().take(50).collect()
+}
+
+fn write(path: &Path, lost: &Lost) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    for (offset, data) in &lost.pieces {
+        file.write_all_at(data, *offset)?;
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_bytes_in_their_places() {
+        let folder = tempfile::tempdir().expect("folder");
+        let lost = Lost {
+            ino: Ino(12),
+            name: Name::new(b"a b\n").ok(),
+            pieces: vec![
+                (3, Bytes::from_static(b"xyz")),
+                (0, Bytes::from_static(b"ab")),
+                (4, Bytes::from_static(b"-")),
+            ],
+        };
+        save(folder.path(), &[lost]);
+        let stamp = fs::read_dir(folder.path()).expect("listing").next().expect("one").expect("entry");
+        let bytes = fs::read(stamp.path().join("12-a b_")).expect("copy");
+        assert_eq!(bytes, b"ab\0x-z");
+    }
+}

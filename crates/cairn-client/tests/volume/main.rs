@@ -1,0 +1,5 @@
+//! Whole volumes: real mounts on a real server in this process, with a stand-in for the kernel in front.
+
+mod behaviour;
+mod coherence;
+mod support;

@@ -1,0 +1,211 @@
+//! File bytes: storing blobs, reading them, looking into reports of damage.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cairn_chunks::{BlobPlace, ChunkError, NewBlob, PackId};
+use cairn_meta::Snapshot;
+use cairn_types::{BlobId, Errno, SessionId};
+use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobRange, Failure};
+
+use super::{Inner, Reply};
+
+/// Requests for more bytes than this are served by a thread that may wait for the disk; smaller ones at once, because
+/// handing them over costs more than they do.
+const INLINE_MAX: usize = 64 * 1024;
+/// Bytes that are written but not flushed beyond which a flush is begun in the background, so that the next durable
+/// commit need not wait for all of them.
+const FLUSH_AHEAD: u64 = 32 * 1024 * 1024;
+
+pub(super) fn from_meta(place: cairn_meta::BlobPlace) -> BlobPlace {
+    let cairn_meta::BlobPlace { pack, offset, payload_len, stored_len } = place;
+    BlobPlace { pack: PackId(pack), offset, payload_len, stored_len }
+}
+
+pub(super) fn to_meta(place: BlobPlace) -> cairn_meta::BlobPlace {
+    let BlobPlace { pack, offset, payload_len, stored_len } = place;
+    cairn_meta::BlobPlace { pack: pack.0, offset, payload_len, stored_len }
+}
+
+fn failure(errno: Errno, message: &str) -> Failure {
+    Failure { errno, message: message.to_owned() }
+}
+
+impl Inner {
+    pub(super) async fn put_blobs(
+        self: &Arc<Self>,
+        session: SessionId,
+        headers: Vec<BlobHeader>,
+        bulk: Bytes,
+    ) -> Reply {
+        if let Some(trouble) = self.committer.trouble() {
+            return Err(Failure { errno: Errno::EIO, message: trouble });
+        }
+        if self.disk.is_full() {
+            return Err(failure(Errno::ENOSPC, "the server's disk is full"));
+        }
+        let blobs = cut(headers, &bulk)?;
+        let inner = Arc::clone(self);
+        let store = move || inner.store_blobs(session, blobs);
+        if bulk.len() <= INLINE_MAX {
+            return store();
+        }
+        tokio::task::spawn_blocking(store).await.unwrap_or_else(|_| Err(Errno::EIO.into()))
+    }
+
+    fn store_blobs(self: &Arc<Self>, session: SessionId, mut blobs: Vec<NewBlob>) -> Reply {
+        let snapshot = self.snapshot()?;
+        // One that was sent again after a lost answer is there already.
+        blobs.retain(|blob| !self.has_blob(&snapshot, blob.id));
+        let append = self.blobs.begin_append();
+        let places = match self.chunks.append(&blobs) {
+            Ok(places) => places,
+            Err(error) => {
+                self.blobs.finish_append(append, None, &[]);
+                tracing::warn!(%session, %error, "blobs could not be stored");
+                return Err(Failure { errno: error.errno(), message: error.to_string() });
+            }
+        };
+        let placed: Vec<(BlobId, BlobPlace)> = blobs.iter().map(|blob| blob.id).zip(places).collect();
+        self.blobs.finish_append(append, Some(session), &placed);
+        let bytes: u64 = blobs.iter().map(|blob| blob.payload.len() as u64).sum();
+        self.counters.blobs_received.add(blobs.len() as u64);
+        self.counters.blob_bytes_received.add(bytes);
+        self.flush_ahead(bytes);
+        if !self.sessions.get(session).is_some_and(|session| session.stage() != super::sessions::Stage::Ended) {
+            // Ended meanwhile: whoever swept its blobs has missed these.
+            let blobs: Vec<BlobId> = placed.iter().map(|(blob, _)| *blob).collect();
+            self.maintenance.discard_blobs(blobs);
+            return Err(Errno::ESTALE.into());
+        }
+        Ok((Answer::Done, Vec::new()))
+    }
+
+    fn has_blob(&self, snapshot: &Snapshot, blob: BlobId) -> bool {
+        self.blobs.place(blob).is_some() || matches!(snapshot.blob_record(blob), Ok(Some(_)))
+    }
+
+    /// Begins a flush if much has been written since the last.
+    fn flush_ahead(self: &Arc<Self>, written: u64) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.unflushed.fetch_add(written, Relaxed) + written < FLUSH_AHEAD {
+            return;
+        }
+        self.unflushed.store(0, Relaxed);
+        self.maintenance.flush_soon();
+    }
+
+    pub(super) async fn read_blobs(self: &Arc<Self>, ranges: Vec<BlobRange>) -> Reply {
+        let bytes: usize = ranges.iter().map(|range| range.length as usize).sum();
+        if bytes <= INLINE_MAX {
+            return self.read_ranges(&ranges);
+        }
+        let inner = Arc::clone(self);
+        let read = move || inner.read_ranges(&ranges);
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(Errno::EIO.into()))
+    }
+
+    fn read_ranges(&self, ranges: &[BlobRange]) -> Reply {
+        let mut parts = Vec::with_capacity(ranges.len());
+        let mut bulk = Vec::with_capacity(ranges.len());
+        let mut snapshot = self.snapshot()?;
+        for range in ranges {
+            let read = match self.read_range(&snapshot, range) {
+                Err(ChunkError::Gone { .. }) => {
+                    // It may have been moved since the snapshot was taken.
+                    snapshot = self.snapshot()?;
+                    self.read_range(&snapshot, range)
+                }
+                read => read,
+            };
+            let read = read.map_err(|error| self.read_failure(range.blob, &error))?;
+            self.counters.blob_bytes_sent.add(read.data.len() as u64);
+            let length = read.data.len() as u32;
+            parts.push(BlobPart { offset: read.data_offset, length, checksums: read.checksums });
+            bulk.push(read.data);
+        }
+        self.counters.blobs_sent.add(ranges.len() as u64);
+        Ok((Answer::Blobs(parts), bulk))
+    }
+
+    fn read_range(&self, snapshot: &Snapshot, range: &BlobRange) -> Result<cairn_chunks::ReadBlob, ChunkError> {
+        let gone = || ChunkError::Gone { blob: range.blob, pack: PackId(0) };
+        // Pending first: a blob that is referenced between the two is in the next snapshot.
+        let place = match self.blobs.place(range.blob) {
+            Some(place) => place,
+            None => match snapshot.blob_record(range.blob) {
+                Ok(Some(record)) => from_meta(record.place),
+                Ok(None) => return Err(gone()),
+                Err(error) => {
+                    let error = std::io::Error::other(error.to_string());
+                    return Err(ChunkError::Io {
+                        action: "cannot look up a blob",
+                        file: self.directory.clone(),
+                        source: error,
+                    });
+                }
+            },
+        };
+        let end = range.offset.saturating_add(range.length);
+        self.chunks.read(range.blob, &place, range.offset..end)
+    }
+
+    fn read_failure(&self, blob: BlobId, error: &ChunkError) -> Failure {
+        match error {
+            ChunkError::Gone { .. } => {
+                Failure { errno: Errno::ENOENT, message: format!("blob {blob} is no longer there") }
+            }
+            ChunkError::OutOfRange { .. } => Failure { errno: Errno::EINVAL, message: error.to_string() },
+            _ => {
+                self.counters.blobs_damaged.add(1);
+                tracing::error!(volume = %self.id, %blob, %error, "stored bytes cannot be read");
+                Failure { errno: Errno::EIO, message: error.to_string() }
+            }
+        }
+    }
+
+    /// A client has received bytes that do not match: finds out whether they are damaged here.
+    pub(super) async fn look_into_damage(self: &Arc<Self>, session: SessionId, blob: BlobId, offset: u32) -> Reply {
+        let inner = Arc::clone(self);
+        let look = move || {
+            let snapshot = inner.snapshot()?;
+            let stored = snapshot.blob_record(blob).ok().flatten().map(|record| from_meta(record.place));
+            let Some(place) = inner.blobs.place(blob).or(stored) else { return Ok(()) };
+            match inner.chunks.verify_blob(blob, &place) {
+                Ok(()) => {
+                    tracing::warn!(volume = %inner.id, %session, %blob, offset,
+                        "a client received damaged bytes that are intact here: they were damaged on their way");
+                }
+                Err(ChunkError::Gone { .. }) => {}
+                Err(error) => {
+                    inner.counters.blobs_damaged.add(1);
+                    tracing::error!(volume = %inner.id, %session, %blob, %error, "stored bytes are damaged");
+                }
+            }
+            Ok(())
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(outcome) => outcome.map(|()| (Answer::Done, Vec::new())),
+            Err(_) => Err(Errno::EIO.into()),
+        }
+    }
+}
+
+/// Cuts the bulk into the blobs that the headers announce.
+fn cut(headers: Vec<BlobHeader>, bulk: &Bytes) -> Result<Vec<NewBlob>, Failure> {
+    let mut blobs = Vec::with_capacity(headers.len());
+    let mut start = 0usize;
+    for header in headers {
+        let end = start.saturating_add(header.length as usize);
+        if end > bulk.len() || header.length == 0 || header.length > cairn_wire::BLOB_MAX {
+            return Err(failure(Errno::EINVAL, "the bytes of the blobs do not match their headers"));
+        }
+        let BlobHeader { blob: id, ino, chunk, checksums, hash, .. } = header;
+        blobs.push(NewBlob { id, ino, chunk, payload: bulk.slice(start..end), checksums, hash });
+        start = end;
+    }
+    if start < bulk.len() {
+        return Err(failure(Errno::EINVAL, "there are more bytes than the headers announce"));
+    }
+    Ok(blobs)
+}

@@ -1,0 +1,323 @@
+//! Applying changes: calls that may wait for other sessions, and journals that never do, each exactly once.
+//!
+//! A call that is refused leaves no trace and may be tried again; one that is applied is remembered in the same commit,
+//! under its token. Entries of a journal are remembered by their number, whether they succeed or not.
+
+use std::sync::Arc;
+
+use cairn_meta::{Applied as MetaApplied, ApplyContext};
+use cairn_types::{Errno, FsResult, Ino, MetaOp, OpReply, SessionId, Source};
+use cairn_wire::message::{Answer, Applied, Failure, Grant};
+
+use super::blobs::to_meta;
+use super::committer::{Kind, Round};
+use super::leases::Ticket;
+use super::quota::Room;
+use super::recall::Blocked;
+use super::{Inner, Reply};
+
+/// How an attempt at a call ended.
+pub(super) enum Attempt {
+    Done {
+        applied: Applied,
+        grants: Vec<Grant>,
+    },
+    /// Other sessions hold what it touches.
+    Blocked(Blocked),
+    /// It would fit if others gave back room that they have set aside.
+    ShortOfRoom,
+}
+
+/// What a change draws its room from.
+#[derive(Clone, Copy)]
+enum Purse {
+    /// Free room.
+    Free,
+    /// The session's reservation, then free room.
+    Reservation,
+    /// It had its room before the server was restarted.
+    Unlimited,
+}
+
+impl Inner {
+    pub(super) async fn call(self: &Arc<Self>, session: SessionId, token: u64, acked_below: u64, op: MetaOp) -> Reply {
+        let op = Arc::new(op);
+        let mut ticket = self.leases.ticket();
+        let mut asked_for_room = false;
+        loop {
+            let (inner, op, number) = (Arc::clone(self), Arc::clone(&op), ticket.ticket);
+            let attempt = self
+                .committer
+                .submit(Kind::Normal, move |round| inner.try_call(round, session, token, acked_below, &op, number));
+            match attempt.await? {
+                Attempt::Done { applied, grants } => {
+                    self.trim_leases(session);
+                    return Ok((Answer::Applied { applied: vec![applied], grants }, Vec::new()));
+                }
+                Attempt::Blocked(blocked) => {
+                    ticket.mark_used();
+                    self.wait_for(blocked).await;
+                }
+                Attempt::ShortOfRoom if asked_for_room => {
+                    let applied = Applied { result: Err(Errno::EDQUOT), order: 0 };
+                    return Ok((Answer::Applied { applied: vec![applied], grants: Vec::new() }, Vec::new()));
+                }
+                Attempt::ShortOfRoom => {
+                    self.ask_for_room().await;
+                    asked_for_room = true;
+                }
+            }
+        }
+    }
+
+    fn try_call(
+        &self,
+        round: &mut Round<'_>,
+        session: SessionId,
+        token: u64,
+        acked_below: u64,
+        op: &MetaOp,
+        ticket: Ticket,
+    ) -> Attempt {
+        let refused = |errno| Attempt::Done { applied: Applied { result: Err(errno), order: 0 }, grants: Vec::new() };
+        if !self.sessions.is_live(session) {
+            return refused(Errno::ESTALE);
+        }
+        let earlier = round.batch.call_result(session, token);
+        match round.must(earlier) {
+            Err(errno) => return refused(errno),
+            Ok(Some(result)) => {
+                let applied = self.repeated_call(round, session, token, op, result);
+                let grants = self.grants_again(session, &applied);
+                return Attempt::Done { applied, grants };
+            }
+            Ok(None) => {}
+        }
+        let touched = match round.batch.touched(op) {
+            Ok(touched) => touched,
+            Err(errno) => return refused(errno),
+        };
+        let now = std::time::Instant::now();
+        if let Err(blocked) = self.leases.try_with(|table| table.begin_change(session, &touched, ticket, now)) {
+            return Attempt::Blocked(blocked);
+        }
+        match self.apply(round, session, op, Purse::Free) {
+            Ok(applied) => {
+                let order = round.batch.allocate_order(1);
+                let recorded = round.batch.record_call(session, token, 0, acked_below);
+                if let Err(errno) = round.must(recorded) {
+                    return refused(errno);
+                }
+                round.ledger.recent.entry(session).or_default().note_call(token, order, acked_below);
+                let grants = self.grant_to_maker(session, &touched, &applied.reply);
+                Attempt::Done { applied: Applied { result: Ok(applied.reply), order }, grants }
+            }
+            Err(Errno::EDQUOT) if round.ledger.quota.anything_reserved() => Attempt::ShortOfRoom,
+            Err(errno) => refused(errno),
+        }
+    }
+
+    pub(super) async fn journal(self: &Arc<Self>, session: SessionId, first: u64, ops: Vec<MetaOp>) -> Reply {
+        let inner = Arc::clone(self);
+        let outcome =
+            self.committer.submit(Kind::Normal, move |round| inner.apply_journal(round, session, first, &ops));
+        let (applied, grants) = outcome.await??;
+        Ok((Answer::Applied { applied, grants }, Vec::new()))
+    }
+
+    fn apply_journal(
+        &self,
+        round: &mut Round<'_>,
+        session: SessionId,
+        first: u64,
+        ops: &[MetaOp],
+    ) -> Result<(Vec<Applied>, Vec<Grant>), Failure> {
+        let known = round.batch.journal_sequence(session);
+        let last = match round.must(known)? {
+            Some(last) if self.sessions.is_live(session) => last,
+            _ => return Err(Errno::ESTALE.into()),
+        };
+        if first > last.saturating_add(1) {
+            tracing::warn!(%session, first, last, "a journal goes on after a gap");
+        }
+        let mut applied = Vec::with_capacity(ops.len());
+        let mut grants = Vec::new();
+        let mut stale = false;
+        for (index, op) in ops.iter().enumerate() {
+            let number = first.saturating_add(index as u64);
+            if number <= last && !round.ledger.recent.get_mut(&session).is_some_and(|recent| recent.fill_hole(number)) {
+                applied.push(self.repeated_entry(round, session, number, op));
+                continue;
+            }
+            let outcome = if stale { Err(Errno::ESTALE) } else { self.apply_entry(round, session, op, &mut grants) };
+            stale |= outcome == Err(Errno::ESTALE);
+            let order = outcome.as_ref().map_or(0, |(_, order)| *order);
+            let note = outcome.as_ref().map(|(_, order)| *order).map_err(|errno| *errno);
+            round.ledger.recent.entry(session).or_default().note_journal(number, note);
+            applied.push(Applied { result: outcome.map(|(reply, _)| reply), order });
+        }
+        let end = first.saturating_add(ops.len() as u64).saturating_sub(1);
+        if end > last {
+            let recorded = round.batch.set_journal_sequence(session, end);
+            round.must(recorded)?;
+        }
+        Ok((applied, grants))
+    }
+
+    fn apply_entry(
+        &self,
+        round: &mut Round<'_>,
+        session: SessionId,
+        op: &MetaOp,
+        grants: &mut Vec<Grant>,
+    ) -> FsResult<(OpReply, u64)> {
+        let touched = round.batch.touched(op)?;
+        let subject = subject(op);
+        let held = self.leases.with(|table| {
+            let held = touched.iter().chain(&subject).all(|ino| table.holds_exclusive(session, *ino));
+            if held {
+                touched.iter().for_each(|ino| table.pin(*ino));
+            }
+            held
+        });
+        if !held {
+            return Err(Errno::ESTALE);
+        }
+        let applied = self.apply(round, session, op, Purse::Reservation)?;
+        let order = round.batch.allocate_order(1);
+        for grant in self.grant_to_maker(session, &touched, &applied.reply) {
+            if !grants.contains(&grant) {
+                grants.push(grant);
+            }
+        }
+        Ok((applied.reply, order))
+    }
+
+    /// Applies a change that was applied before the server was restarted, at its old place in the order.
+    pub(super) fn apply_again(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, order: u64) -> Applied {
+        match self.apply(round, session, op, Purse::Unlimited) {
+            Ok(applied) => {
+                round.batch.note_replayed(order);
+                self.counters.changes_replayed.add(1);
+                Applied { result: Ok(applied.reply), order }
+            }
+            Err(errno) => Applied { result: Err(errno), order: 0 },
+        }
+    }
+
+    fn apply(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, purse: Purse) -> FsResult<MetaApplied> {
+        if round.disk_full && grows(op) {
+            return Err(Errno::ENOSPC);
+        }
+        let fill = round.fill();
+        let room = match purse {
+            Purse::Free => round.ledger.quota.free(fill),
+            Purse::Reservation => round.ledger.quota.headroom(session, fill),
+            Purse::Unlimited => Room { bytes: u64::MAX, inodes: u64::MAX },
+        };
+        let context = ApplyContext {
+            session,
+            headroom_bytes: room.bytes,
+            headroom_inodes: room.inodes,
+            pending_blobs: &|blob| self.blobs.place(blob).map(to_meta),
+            open_elsewhere: &|ino| self.open_files.holders(ino),
+        };
+        let outcome = round.batch.apply(&context, op);
+        let outcome = round.settle(outcome);
+        match &outcome {
+            Ok(applied) => {
+                self.counters.changes_applied.add(1);
+                if matches!(op, MetaOp::Unlink { .. } | MetaOp::Rename { .. } | MetaOp::ReleaseOrphan { .. }) {
+                    self.deleted.store(true, std::sync::atomic::Ordering::Release);
+                }
+                if matches!(purse, Purse::Reservation) {
+                    let added = Room {
+                        bytes: u64::try_from(applied.charged_bytes).unwrap_or(0),
+                        inodes: u64::try_from(applied.charged_inodes).unwrap_or(0),
+                    };
+                    round.ledger.quota.draw(session, added);
+                }
+                if let MetaOp::Write { extents, .. } = op {
+                    self.blobs.reference(extents.iter().filter_map(|written| match written.extent.source {
+                        Source::Blob { blob, .. } => Some(blob),
+                        Source::Zeros => None,
+                    }));
+                }
+            }
+            Err(_) => self.counters.changes_refused.add(1),
+        }
+        outcome
+    }
+
+    /// The maker of a change gets exclusively what it touched and made; what is no more is forgotten.
+    fn grant_to_maker(&self, session: SessionId, touched: &[Ino], reply: &OpReply) -> Vec<Grant> {
+        self.leases.with(|table| {
+            for ino in touched.iter().filter(|ino| !reply.attrs.iter().any(|attr| attr.ino == **ino)) {
+                table.forget_node(*ino);
+            }
+            let grants = reply.attrs.iter().filter_map(|attr| {
+                table.pin(attr.ino);
+                table.grant_to_maker(session, attr.ino)
+            });
+            grants.collect()
+        })
+    }
+
+    fn repeated_call(
+        &self,
+        round: &mut Round<'_>,
+        session: SessionId,
+        token: u64,
+        op: &MetaOp,
+        result: FsResult<()>,
+    ) -> Applied {
+        self.counters.changes_repeated.add(1);
+        let order = round.ledger.recent.get(&session).map_or(0, |recent| recent.call(token));
+        let result = result.and_then(|()| round.batch.rebuild_reply(op));
+        Applied { order: if result.is_ok() { order } else { 0 }, result }
+    }
+
+    fn repeated_entry(&self, round: &mut Round<'_>, session: SessionId, number: u64, op: &MetaOp) -> Applied {
+        self.counters.changes_repeated.add(1);
+        let outcome = round.ledger.recent.get(&session).map_or(Ok(0), |recent| recent.journal(number));
+        match outcome {
+            Ok(order) => Applied { result: Ok(round.batch.rebuild_reply(op).unwrap_or_default()), order },
+            Err(errno) => Applied { result: Err(errno), order: 0 },
+        }
+    }
+
+    /// What the session still holds of the nodes in a repeated answer.
+    fn grants_again(&self, session: SessionId, applied: &Applied) -> Vec<Grant> {
+        let Ok(reply) = &applied.result else { return Vec::new() };
+        self.leases.with(|table| {
+            let held = reply.attrs.iter().filter(|attr| table.holds_exclusive(session, attr.ino)).map(|attr| attr.ino);
+            let held: Vec<Ino> = held.collect();
+            held.into_iter().filter_map(|ino| table.grant_to_maker(session, ino)).collect()
+        })
+    }
+}
+
+/// The node whose lease a buffered change needs even if it does not exist any more.
+fn subject(op: &MetaOp) -> Option<Ino> {
+    match op {
+        MetaOp::Write { ino, .. } | MetaOp::SetAttr { ino, .. } | MetaOp::Allocate { ino, .. } => Some(*ino),
+        _ => None,
+    }
+}
+
+/// Whether a change may need more of the server's disk. Whatever gives space back stays possible on a full one.
+fn grows(op: &MetaOp) -> bool {
+    match op {
+        MetaOp::Unlink { .. } | MetaOp::Rmdir { .. } | MetaOp::RemoveXattr { .. } | MetaOp::ReleaseOrphan { .. } => {
+            false
+        }
+        MetaOp::Allocate { mode, .. } => *mode != cairn_types::AllocateMode::Punch,
+        MetaOp::SetAttr { .. } | MetaOp::Rename { .. } => false,
+        MetaOp::Create { .. }
+        | MetaOp::CreateUnnamed { .. }
+        | MetaOp::Link { .. }
+        | MetaOp::SetXattr { .. }
+        | MetaOp::Write { .. }
+        | MetaOp::CopyRange { .. } => true,
+    }
+}

@@ -1,0 +1,378 @@
+//! One thread writes a volume's metadata: it takes everything that waits, applies it, commits once, and answers all.
+//!
+//! Work comes as [`Job`]s: closures over a [`Round`]. A round ends with a commit that others can read at once and that a
+//! crash of the machine or of the server may undo; about a second after the first change, or when somebody waits for
+//! it, a round ends with a durable one instead (file bytes first, then the metadata that point at them). Nobody is
+//! answered before the commit of his round.
+//!
+//! A failure of the engine or of a flush stops all writing for good: what is on the disk after it cannot be known.
+//! Reading goes on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cairn_meta::{ApplyError, Batch, CommitOutcome, StoreError};
+use cairn_types::{Errno, FsResult, SessionId};
+use cairn_wire::Push;
+use cairn_wire::message::Failure;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::Inner;
+use super::quota::{Fill, Quota, Room};
+use super::recent::Recent;
+
+/// Most jobs of one round: bounds how long the first one waits for the last.
+const JOBS_MAX: usize = 1024;
+/// Longest time that a round goes on applying before it commits.
+const ROUND_MAX: Duration = Duration::from_millis(20);
+/// Longest time between two pushes of the durable order while others make commits durable all the time.
+const PUSH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What the committer alone knows.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) quota: Quota,
+    pub(super) recent: HashMap<SessionId, Recent>,
+}
+
+/// A batch that is being filled.
+pub(super) struct Round<'a> {
+    pub(super) batch: &'a mut Batch,
+    pub(super) ledger: &'a mut Ledger,
+    /// The disk has too little room left for anything that grows.
+    pub(super) disk_full: bool,
+    /// Set when the batch can only be thrown away.
+    failure: Option<StoreError>,
+}
+
+impl Round<'_> {
+    pub(super) fn fill(&self) -> Fill {
+        let volume = self.batch.volume();
+        let limit = Room { bytes: volume.config.bytes_limit, inodes: volume.config.inodes_limit };
+        Fill { limit, used: Room { bytes: volume.bytes_used, inodes: volume.inodes_used } }
+    }
+
+    /// Sorts out what a program is told (`Ok(Err)`) from what ends the round.
+    pub(super) fn settle<T>(&mut self, outcome: Result<T, ApplyError>) -> FsResult<T> {
+        match outcome {
+            Ok(value) => Ok(value),
+            Err(ApplyError::Refused(errno)) => Err(errno),
+            Err(ApplyError::Store(error)) => {
+                self.failure.get_or_insert(error);
+                Err(Errno::EIO)
+            }
+        }
+    }
+
+    /// As [`Round::settle`] for what cannot be refused.
+    pub(super) fn must<T>(&mut self, outcome: Result<T, StoreError>) -> FsResult<T> {
+        self.settle(outcome.map_err(ApplyError::Store))
+    }
+}
+
+type Finish = Box<dyn FnOnce(Result<(), &Failure>) + Send>;
+type Run = Box<dyn FnOnce(&mut Round<'_>) -> Finish + Send>;
+
+/// What a job is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Waits until sessions from before the start had time to come back.
+    Normal,
+    /// As `Normal`, and answered when its round is on stable storage.
+    Flush,
+    /// Is done at once.
+    Early,
+    /// As `Early`, and answered when its round is on stable storage.
+    Durable,
+    /// As `Durable`, in a round of its own.
+    Alone,
+}
+
+/// Work for the committer.
+pub(super) struct Job {
+    kind: Kind,
+    run: Run,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Normal jobs while the gate is closed.
+    held: VecDeque<Job>,
+    gate_open: bool,
+    /// Why nothing is written any more.
+    trouble: Option<String>,
+    stopping: bool,
+    stopped: bool,
+}
+
+/// The way to the committer.
+#[derive(Default)]
+pub(super) struct Committer {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+impl Committer {
+    /// Queues a job at the first poll, in the order of calls, and gives its outcome once its round is committed.
+    ///
+    /// # Errors
+    /// `EIO` with a sentence if the round could not be committed, `ESHUTDOWN` once the volume is closed.
+    pub(super) async fn submit<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let answer = self.queue(kind, run);
+        answer.await.unwrap_or_else(|_| Err(self.reason()))
+    }
+
+    /// As [`Committer::submit`], for a thread that may block.
+    pub(super) fn submit_blocking<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.queue(kind, run).blocking_recv().unwrap_or_else(|_| Err(self.reason()))
+    }
+
+    /// Queues a job; the receiver may be dropped.
+    pub(super) fn queue<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
+    ) -> oneshot::Receiver<Result<T, Failure>> {
+        let (sender, receiver) = oneshot::channel();
+        let run: Run = Box::new(move |round| {
+            let value = run(round);
+            Box::new(move |outcome| {
+                // Whoever asked may be gone.
+                let _ = sender.send(outcome.map(|()| value).map_err(Clone::clone));
+            })
+        });
+        let mut queue = self.queue.lock();
+        if !queue.stopping && queue.trouble.is_none() {
+            let job = Job { kind, run };
+            if matches!(kind, Kind::Normal | Kind::Flush) && !queue.gate_open {
+                queue.held.push_back(job);
+            } else {
+                queue.jobs.push_back(job);
+                drop(queue);
+                self.wake.notify_one();
+            }
+        }
+        receiver
+    }
+
+    /// Why a job was not done.
+    fn reason(&self) -> Failure {
+        match &self.queue.lock().trouble {
+            Some(trouble) => Failure { errno: Errno::EIO, message: trouble.clone() },
+            None => Failure { errno: Errno::ESHUTDOWN, message: "the volume is being closed".to_owned() },
+        }
+    }
+
+    /// Why nothing is written any more, if that is so.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.queue.lock().trouble.clone()
+    }
+
+    /// Stops all writing for good. The first reason stays.
+    pub(super) fn poison(&self, trouble: String) {
+        let mut queue = self.queue.lock();
+        queue.trouble.get_or_insert(trouble);
+        let refused = (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.held));
+        // Their callers are told outside the lock.
+        drop(queue);
+        drop(refused);
+    }
+
+    /// Lets normal jobs pass from now on, in the order in which they came.
+    pub(super) fn open_gate(&self) {
+        let mut queue = self.queue.lock();
+        queue.gate_open = true;
+        let held = std::mem::take(&mut queue.held);
+        queue.jobs.extend(held);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Lets the thread end after what is queued and a last durable commit.
+    pub(super) fn stop(&self) {
+        self.queue.lock().stopping = true;
+        self.wake.notify_one();
+    }
+
+    /// The thread has ended.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.queue.lock().stopped
+    }
+
+    /// Waits for work: until there is some, until `deadline`, or until it is over. `None` when it is over.
+    fn take(&self, deadline: Option<Instant>) -> Option<Vec<Job>> {
+        let mut queue = self.queue.lock();
+        while queue.jobs.is_empty() && !queue.stopping {
+            match deadline {
+                None => self.wake.wait(&mut queue),
+                Some(deadline) => {
+                    if self.wake.wait_until(&mut queue, deadline).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        if queue.stopping && queue.jobs.is_empty() {
+            return None;
+        }
+        let mut jobs = Vec::new();
+        while jobs.len() < JOBS_MAX {
+            let Some(next) = queue.jobs.front() else { break };
+            let alone = next.kind == Kind::Alone;
+            if alone && !jobs.is_empty() {
+                break;
+            }
+            jobs.extend(queue.jobs.pop_front());
+            if alone {
+                break;
+            }
+        }
+        Some(jobs)
+    }
+
+    /// Puts jobs back to the front that a round had no time for.
+    fn put_back(&self, jobs: impl DoubleEndedIterator<Item = Job>) {
+        let mut queue = self.queue.lock();
+        for job in jobs.rev() {
+            queue.jobs.push_front(job);
+        }
+    }
+}
+
+/// The committer's thread.
+pub(super) struct Worker {
+    inner: Arc<Inner>,
+    ledger: Ledger,
+    /// When the first change was committed that is not durable yet.
+    dirty_since: Option<Instant>,
+    last_push: Instant,
+    pushed_order: u64,
+}
+
+impl Worker {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Worker { inner, ledger: Ledger::default(), dirty_since: None, last_push: Instant::now(), pushed_order: 0 }
+    }
+
+    pub(super) fn run(mut self) {
+        while let Some(jobs) = self.inner.committer.take(self.deadline()) {
+            let due = self.dirty_since.is_some_and(|since| since.elapsed() >= self.inner.options.durable_interval);
+            if due || !jobs.is_empty() {
+                self.round(jobs, due);
+            }
+            self.push_durable();
+        }
+        if self.dirty_since.is_some() {
+            self.round(Vec::new(), true);
+        }
+        let leftover = {
+            let mut queue = self.inner.committer.queue.lock();
+            queue.stopped = true;
+            (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.held))
+        };
+        drop(leftover);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let durable = self.dirty_since.map(|since| since + self.inner.options.durable_interval);
+        let push = (self.pushed_order < self.inner.durable_order()).then(|| self.last_push + PUSH_INTERVAL);
+        durable.into_iter().chain(push).min()
+    }
+
+    fn round(&mut self, jobs: Vec<Job>, mut durable: bool) {
+        if self.inner.committer.trouble().is_some() {
+            // Dropping a job tells its caller, who asks for the reason.
+            self.dirty_since = None;
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        let Some(store) = inner.store() else { return };
+        let mut batch = match store.begin() {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.poison(&error.to_string());
+                return;
+            }
+        };
+        let changed = !jobs.is_empty();
+        let begin = Instant::now();
+        let mut finishes = Vec::with_capacity(jobs.len());
+        let mut round =
+            Round { batch: &mut batch, ledger: &mut self.ledger, disk_full: inner.disk.is_full(), failure: None };
+        let mut jobs = jobs.into_iter();
+        while round.failure.is_none() && (finishes.is_empty() || begin.elapsed() < ROUND_MAX) {
+            let Some(job) = jobs.next() else { break };
+            durable |= matches!(job.kind, Kind::Flush | Kind::Durable | Kind::Alone);
+            finishes.push((job.run)(&mut round));
+        }
+        let failure = round.failure.take();
+        inner.committer.put_back(jobs);
+        let outcome = match failure {
+            Some(error) => Err(error.to_string()),
+            None => self.commit(batch, durable),
+        };
+        inner.leases.with(super::leases::Table::unpin_all);
+        match outcome {
+            Ok(outcome) => {
+                self.dirty_since = if outcome.durable { None } else { self.dirty_since.or(changed.then(Instant::now)) };
+                inner.committed(outcome);
+                for finish in finishes {
+                    finish(Ok(()));
+                }
+            }
+            Err(reason) => {
+                self.poison(&reason);
+                let failure = Failure { errno: Errno::EIO, message: inner.committer.trouble().unwrap_or(reason) };
+                for finish in finishes {
+                    finish(Err(&failure));
+                }
+            }
+        }
+    }
+
+    fn commit(&self, mut batch: Batch, durable: bool) -> Result<CommitOutcome, String> {
+        let inner = &self.inner;
+        if durable {
+            let synced = inner.chunks.sync().map_err(|error| error.to_string())?;
+            for (pack, length) in inner.blobs.durable_lengths(synced) {
+                batch.set_pack_durable_length(pack, length).map_err(|error| error.to_string())?;
+            }
+        }
+        let outcome = batch.commit(durable).map_err(|error| error.to_string())?;
+        if outcome.durable && !durable {
+            // The engine had to make numbers durable: the bytes that this commit points at must follow at once.
+            inner.chunks.sync().map_err(|error| error.to_string())?;
+        }
+        inner.blobs.settle();
+        Ok(outcome)
+    }
+
+    /// Tells sessions what is durable, not too often.
+    fn push_durable(&mut self) {
+        let order = self.inner.durable_order();
+        if order > self.pushed_order && self.last_push.elapsed() >= PUSH_INTERVAL {
+            self.pushed_order = order;
+            self.last_push = Instant::now();
+            self.inner.sessions.push_to_all(&Push::Durable { order });
+        }
+    }
+
+    fn poison(&mut self, reason: &str) {
+        tracing::error!(volume = %self.inner.id, reason, "writing to this volume has failed; it takes no more changes");
+        self.inner
+            .committer
+            .poison(format!("writing has failed and was stopped: {reason}; mend the disk, then restart the server"));
+        self.dirty_since = None;
+    }
+}

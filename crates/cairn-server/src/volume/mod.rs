@@ -1,0 +1,340 @@
+//! One volume's engine: sessions, leases, locks, quota, changes in one order, file bytes, and what it takes to lose none of
+//! it.
+//!
+//! ```text
+//! requests ─► dispatch ─┬─► query ──────► leases, snapshot          (any thread)
+//!                       ├─► changes ────► committer ─► metadata      (one thread)
+//!                       ├─► blobs ──────► packs                      (any thread)
+//!                       └─► locks, room, sessions
+//! background: maintenance (space), restart (grace), ending (sessions that are over)
+//! ```
+//!
+//! It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
+//! [`PushSender`] of their control connection.
+//!
+//! Order of locks, outermost first: leases; then any one of sessions, open files, locks, pending blobs; then the queue of
+//! the committer. None is held while anything waits.
+
+mod blobs;
+mod changes;
+mod check;
+mod committer;
+mod compaction;
+mod counters;
+mod defragment;
+mod disk;
+mod dispatch;
+mod ending;
+mod leases;
+mod lock_requests;
+mod locks;
+mod maintenance;
+mod open;
+mod open_files;
+mod pending;
+mod push;
+mod query;
+mod quota;
+mod recall;
+mod recent;
+mod restart;
+mod room;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cairn_chunks::{BlobPlace, ChunkError, PackStore};
+use cairn_meta::{CommitOutcome, Snapshot, StoreError, VolumeStore};
+use cairn_types::{Errno, SessionId, VolumeId};
+use cairn_wire::admin::{CheckOptions, CheckProgress, SessionStatus, VolumeInfo};
+use cairn_wire::handshake::{MountInfo, Resume, SessionSecret, SessionWelcome};
+use cairn_wire::message::{Answer, Failure, Usage};
+use cairn_wire::{Refusal, Request, Response};
+use parking_lot::{Mutex, RwLock};
+
+pub use push::{PushReceiver, PushSender, push_channel};
+pub use sessions::AttachmentId;
+
+use committer::{Committer, Kind};
+use counters::Counters;
+use disk::Disk;
+use lock_requests::Locks;
+use maintenance::Maintenance;
+use open_files::OpenFiles;
+use pending::PendingBlobs;
+use recall::Leases;
+use restart::Restart;
+use room::RoomService;
+use sessions::Sessions;
+
+/// What a request is answered with: the answer and its bulk, or why not.
+type Reply = Result<(Answer, Vec<Bytes>), Failure>;
+
+/// How a volume is run.
+#[derive(Clone, Debug)]
+pub struct VolumeOptions {
+    /// A session that is silent for longer may be fenced.
+    pub lease_ttl: Duration,
+    /// How long sessions from before a start may take to come back; normal work begins earlier if all are there.
+    pub grace: Duration,
+    /// A session that is silent for so long is ended even if nobody needs what it holds.
+    pub abandoned_after: Duration,
+    /// Longest time that a change stays undurable by itself.
+    pub durable_interval: Duration,
+    /// Memory for cached metadata, in bytes.
+    pub metadata_cache: usize,
+    pub packs: cairn_chunks::Options,
+}
+
+impl Default for VolumeOptions {
+    fn default() -> Self {
+        let lease_ttl = Duration::from_secs(15);
+        VolumeOptions {
+            lease_ttl,
+            grace: lease_ttl,
+            abandoned_after: lease_ttl * 10,
+            durable_interval: Duration::from_secs(1),
+            metadata_cache: 128 * 1024 * 1024,
+            packs: cairn_chunks::Options::default(),
+        }
+    }
+}
+
+/// Why a volume cannot be made, opened, changed or closed in order.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("metadata: {0}")]
+    Metadata(#[from] StoreError),
+    #[error("packs: {0}")]
+    Packs(#[from] ChunkError),
+    #[error("{}: {source}", .path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    /// The sentence says what is wrong.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<Failure> for VolumeError {
+    fn from(failure: Failure) -> Self {
+        VolumeError::Refused(failure.message)
+    }
+}
+
+/// A volume that is open, in this process alone. Dropping it lets everything be written in the background; whoever wants
+/// to know when that is done calls [`Volume::close`].
+pub struct Volume {
+    inner: Arc<Inner>,
+}
+
+/// What all parts of the engine share.
+struct Inner {
+    weak: Weak<Inner>,
+    id: VolumeId,
+    directory: PathBuf,
+    options: VolumeOptions,
+    /// `None` once the volume is closed.
+    store: RwLock<Option<VolumeStore>>,
+    chunks: PackStore,
+    committer: Committer,
+    leases: Leases,
+    sessions: Sessions,
+    open_files: OpenFiles,
+    locks: Locks,
+    blobs: PendingBlobs,
+    room: RoomService,
+    restart: Restart,
+    maintenance: Maintenance,
+    counters: Counters,
+    disk: Disk,
+    /// Bytes on disk of all packs, as last counted.
+    stored: usage::StoredBytes,
+    /// Last change that was on stable storage when the volume was opened, and now.
+    order_at_start: u64,
+    durable_order: AtomicU64,
+    /// Places of blobs that the next durable commit makes useless.
+    dead_when_durable: Mutex<Vec<BlobPlace>>,
+    /// Bytes written to packs since the last flush that was begun for their sake.
+    unflushed: AtomicU64,
+    /// Something was deleted whose extents may have to be dropped in the background.
+    deleted: AtomicBool,
+    /// What was found damaged when the volume was opened; empty if nothing.
+    damage: String,
+    closing: AtomicBool,
+}
+
+impl Inner {
+    fn store(&self) -> Option<VolumeStore> {
+        self.store.read().clone()
+    }
+
+    /// The state of the last commit. `ESHUTDOWN` once the volume is closed.
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        self.store
+            .read()
+            .as_ref()
+            .map(VolumeStore::snapshot)
+            .ok_or_else(|| Failure { errno: Errno::ESHUTDOWN, message: "the volume is closed".to_owned() })
+    }
+
+    /// Everything up to this order is on stable storage.
+    fn durable_order(&self) -> u64 {
+        self.durable_order.load(Ordering::Acquire)
+    }
+
+    /// Called by the committer after each commit.
+    fn committed(&self, outcome: CommitOutcome) {
+        self.counters.commits.add(1);
+        self.maintenance.note_fragmented(outcome.fragmented);
+        let mut dead = self.dead_when_durable.lock();
+        dead.extend(outcome.freed.into_iter().map(|(_, place)| blobs::from_meta(place)));
+        if outcome.durable {
+            self.counters.commits_durable.add(1);
+            self.durable_order.fetch_max(outcome.order, Ordering::AcqRel);
+            let dead = std::mem::take(&mut *dead);
+            self.maintenance.free(dead);
+        }
+    }
+}
+
+impl Volume {
+    /// Makes an empty volume in `directory`, which exists and is empty, durably but for the directory's own entries.
+    pub fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> Result<(), VolumeError> {
+        open::create(directory, info, options)
+    }
+
+    /// Opens the volume in `directory`. Returns when it is ready for sessions; those from before have their time of
+    /// grace from then on.
+    pub async fn open(directory: &Path, options: &VolumeOptions) -> Result<Volume, VolumeError> {
+        open::open(directory, options).await
+    }
+
+    /// As it was made, with its present name and limits.
+    pub fn info(&self) -> VolumeInfo {
+        usage::info(&self.inner)
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+
+    /// Empty if all is well; otherwise a sentence.
+    pub fn trouble(&self) -> String {
+        self.inner.committer.trouble().unwrap_or_else(|| self.inner.damage.clone())
+    }
+
+    /// All sessions, connected or not.
+    pub fn sessions(&self) -> Vec<SessionStatus> {
+        self.inner.session_list()
+    }
+
+    /// Whether any session may still use the volume.
+    pub fn mounted(&self) -> bool {
+        !self.inner.sessions.is_empty()
+    }
+
+    /// Name and value of each counter.
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        self.inner.counters.list()
+    }
+
+    /// A control connection has come up: begins a session, or goes on with the one in `resume` (whose older connection is
+    /// cut).
+    pub async fn attach(
+        &self,
+        info: MountInfo,
+        peer: String,
+        resume: Option<Resume>,
+        pushes: PushSender,
+    ) -> Result<(SessionWelcome, AttachmentId), Refusal> {
+        self.inner.attach(info, peer, resume, pushes).await
+    }
+
+    /// Whether a data connection belongs to a session.
+    pub fn check_data_connection(&self, session: SessionId, secret: SessionSecret) -> Result<(), Refusal> {
+        self.inner.check_data_connection(session, secret)
+    }
+
+    /// A control connection is gone.
+    pub fn detach(&self, session: SessionId, attachment: AttachmentId) {
+        if self.inner.sessions.detach(session, attachment) {
+            tracing::info!(volume = %self.inner.id, %session, "mount disconnected");
+        }
+    }
+
+    /// Serves a request of a session, from whichever of its connections. What must happen in the order of requests has
+    /// happened, or is queued in that order, when the future was polled once.
+    pub async fn handle(
+        &self,
+        session: SessionId,
+        correlation: u64,
+        request: Request,
+        bulk: Bytes,
+    ) -> (Response, Vec<Bytes>) {
+        match self.inner.dispatch(session, correlation, request, bulk).await {
+            Ok((answer, bulk)) => (Ok(answer), bulk),
+            Err(failure) => (Err(failure), Vec::new()),
+        }
+    }
+
+    /// Changes the limits; what is `None` stays.
+    pub async fn resize(&self, bytes_limit: Option<u64>, inodes_limit: Option<u64>) -> Result<(), VolumeError> {
+        let resized = self.inner.committer.submit(Kind::Durable, move |round| {
+            round.batch.resize_volume(bytes_limit, inodes_limit);
+        });
+        resized.await?;
+        self.inner.room.freed();
+        Ok(())
+    }
+
+    pub async fn rename(&self, name: String) -> Result<(), VolumeError> {
+        let renamed = self.inner.committer.submit(Kind::Durable, move |round| round.batch.rename_volume(name));
+        Ok(renamed.await?)
+    }
+
+    /// Checks every invariant, and with [`CheckOptions::data`] every byte; repairs if asked to and not mounted.
+    pub async fn check(
+        &self,
+        options: CheckOptions,
+        progress: impl Fn(CheckProgress) + Send + Sync + 'static,
+    ) -> Result<CheckProgress, VolumeError> {
+        let inner = Arc::clone(&self.inner);
+        let check = move || check::check(&inner, &options, &progress);
+        tokio::task::spawn_blocking(check).await.map_err(|_| VolumeError::Refused("the check failed".to_owned()))?
+    }
+
+    /// Writes everything to stable storage and lets go of the files. Sessions stay known: they may come back when the
+    /// volume is opened again.
+    pub async fn close(&self) -> Result<(), VolumeError> {
+        self.inner.begin_closing();
+        while !(self.inner.committer.is_stopped() && self.inner.maintenance.is_stopped()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        *self.inner.store.write() = None;
+        self.inner.sessions.all().iter().for_each(|session| session.cut());
+        match self.inner.committer.trouble() {
+            None => Ok(()),
+            Some(trouble) => Err(VolumeError::Refused(trouble)),
+        }
+    }
+}
+
+impl Inner {
+    fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.maintenance.stop();
+        self.committer.stop();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.inner.begin_closing();
+    }
+}

@@ -1,0 +1,162 @@
+//! Making a volume, and opening one: whatever a crash has left is put in order here.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cairn_chunks::{BlobPlace, PackId, PackStore, Recovery};
+use cairn_meta::{Snapshot, VolumeConfig, VolumeStore};
+use cairn_types::SessionId;
+use cairn_wire::admin::VolumeInfo;
+
+use super::blobs::from_meta;
+use super::committer::{Committer, Kind, Worker};
+use super::counters::Counters;
+use super::disk::Disk;
+use super::lock_requests::Locks;
+use super::maintenance::Maintenance;
+use super::open_files::OpenFiles;
+use super::pending::PendingBlobs;
+use super::recall::Leases;
+use super::restart::{Restart, is_dead};
+use super::room::RoomService;
+use super::sessions::Sessions;
+use super::usage::StoredBytes;
+use super::{Inner, Volume, VolumeError, VolumeOptions};
+
+const METADATA: &str = "meta.redb";
+const PACKS: &str = "packs";
+
+pub(super) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> Result<(), VolumeError> {
+    let config = VolumeConfig {
+        id: info.id,
+        name: info.name,
+        data_center: info.data_center,
+        chunk_size: info.chunk_size,
+        bytes_limit: info.bytes_limit,
+        inodes_limit: info.inodes_limit,
+        created: info.created,
+    };
+    VolumeStore::create(&directory.join(METADATA), config)?;
+    PackStore::open(directory.join(PACKS), &options.packs, [])?;
+    Ok(())
+}
+
+pub(super) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Volume, VolumeError> {
+    let (directory, options) = (directory.to_owned(), options.clone());
+    let opening = tokio::task::spawn_blocking(move || open_files(&directory, options));
+    let (inner, lost) = opening.await.map_err(|_| VolumeError::Refused("opening failed".to_owned()))??;
+    let worker = Worker::new(Arc::clone(&inner));
+    let failed = |source| VolumeError::Io { path: inner.directory.clone(), source };
+    std::thread::Builder::new().name("cairn-commit".to_owned()).spawn(move || worker.run()).map_err(failed)?;
+    let volume = Volume { inner };
+    let inner = &volume.inner;
+    inner.start_maintenance().map_err(|source| VolumeError::Io { path: inner.directory.clone(), source })?;
+    // Sessions of which nothing is left but their rows.
+    inner
+        .committer
+        .submit(Kind::Durable, move |round| {
+            for session in lost {
+                let removed = round.batch.remove_session(session);
+                // Trouble ends the round, and so the opening.
+                let _ = round.settle(removed);
+            }
+        })
+        .await?;
+    let grace = Arc::clone(inner).end_grace(inner.options.grace);
+    if inner.sessions.is_empty() {
+        grace.await;
+    } else {
+        tracing::info!(volume = %inner.id, sessions = inner.sessions.all().len(), "waiting for sessions to come back");
+        tokio::spawn(grace);
+    }
+    Ok(volume)
+}
+
+/// Opens what is on the disk. Also answers sessions that cannot come back.
+fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
+    let store = VolumeStore::open(&directory.join(METADATA), options.metadata_cache)?;
+    let snapshot = store.snapshot();
+    let records = snapshot.pack_records()?;
+    let known: Vec<(PackId, u64)> =
+        records.iter().map(|(pack, record)| (PackId(*pack), record.durable_length)).collect();
+    let (chunks, recovery) = PackStore::open(directory.join(PACKS), &options.packs, known.iter().copied())?;
+    let blobs = PendingBlobs::default();
+    blobs.set_recorded(known.into_iter());
+    let useless = adopt(&snapshot, &blobs, &recovery)?;
+    let live = |pack: PackId| records.iter().any(|(known, record)| *known == pack.0 && record.live_blobs > 0);
+    let damaged = recovery.problems.iter().filter(|problem| live(problem.pack)).count();
+    let damage = match damaged {
+        0 => String::new(),
+        _ => {
+            format!("{damaged} damaged places were found in packs when the volume was opened: run `cairn fsck --data`")
+        }
+    };
+
+    let sessions = Sessions::new(options.lease_ttl);
+    let leases = Leases::new(first_stamp());
+    let mut lost = Vec::new();
+    for (id, record) in snapshot.sessions()? {
+        match sessions.recall_from_record(id, &record.info) {
+            Some(session) if !is_dead(&session.peer()) => leases.with(|table| table.add_session(id)),
+            _ => {
+                sessions.remove(id);
+                lost.push(id);
+            }
+        }
+    }
+    let restart = Restart::new(sessions.all().iter().map(|session| session.id));
+    let id = snapshot.config().id.clone();
+    let order = snapshot.last_order();
+    drop(snapshot);
+    tracing::info!(volume = %id, order, pending = recovery.blobs.len(), sessions = sessions.all().len(), "volume opened");
+    let inner = Arc::new_cyclic(|weak| Inner {
+        weak: weak.clone(),
+        id,
+        directory: directory.to_owned(),
+        store: Some(store).into(),
+        chunks,
+        committer: Committer::default(),
+        leases,
+        sessions,
+        open_files: OpenFiles::default(),
+        locks: Locks::default(),
+        blobs,
+        room: RoomService::default(),
+        restart,
+        maintenance: Maintenance::default(),
+        counters: Counters::default(),
+        disk: Disk::new(directory),
+        stored: StoredBytes::default(),
+        order_at_start: order,
+        durable_order: AtomicU64::new(order),
+        dead_when_durable: useless.into(),
+        unflushed: AtomicU64::new(0),
+        deleted: AtomicBool::new(true),
+        damage,
+        closing: AtomicBool::new(false),
+        options,
+    });
+    Ok((inner, lost))
+}
+
+/// Sorts what recovery has found: blobs that may yet be referred to, and copies that nobody will ask for.
+fn adopt(snapshot: &Snapshot, blobs: &PendingBlobs, recovery: &Recovery) -> Result<Vec<BlobPlace>, VolumeError> {
+    let mut useless = Vec::new();
+    for found in &recovery.blobs {
+        let needed = match snapshot.blob_record(found.header.blob)? {
+            Some(record) => from_meta(record.place) == found.place,
+            None => blobs.found(found.header.blob, found.place),
+        };
+        if !needed {
+            useless.push(found.place);
+        }
+    }
+    Ok(useless)
+}
+
+/// A stamp larger than any that an earlier run has given: it gave fewer than a thousand million a second.
+fn first_stamp() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}

@@ -1,0 +1,99 @@
+//! What became of a session's last changes, so that one that is sent again gets the same answer.
+//!
+//! The store knows which numbers were applied; this knows, since the volume was opened, their places in the order and
+//! which of the buffered ones failed. What it has forgotten was long answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cairn_types::Errno;
+
+/// Most entries of each kind: several times what a client has under way.
+const KEPT: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    /// Order numbers by token.
+    calls: BTreeMap<u64, u64>,
+    /// Entries of the journal, by number, and how each ended.
+    journal: BTreeMap<u64, Result<u64, Errno>>,
+    /// Entries below the last one that were not among those sent again after a restart. Their answers never reached the
+    /// client, so it sends them later, as new ones; they concern other files than those that were answered.
+    holes: BTreeSet<u64>,
+}
+
+impl Recent {
+    pub(super) fn note_call(&mut self, token: u64, order: u64, acked_below: u64) {
+        self.calls.insert(token, order);
+        if self.calls.first_key_value().is_some_and(|(first, _)| *first < acked_below) {
+            self.calls = self.calls.split_off(&acked_below);
+        }
+        if self.calls.len() > KEPT {
+            self.calls.pop_first();
+        }
+    }
+
+    /// Order number of a call that was applied; 0 if it was forgotten.
+    pub(super) fn call(&self, token: u64) -> u64 {
+        self.calls.get(&token).copied().unwrap_or(0)
+    }
+
+    pub(super) fn note_journal(&mut self, number: u64, outcome: Result<u64, Errno>) {
+        self.journal.insert(number, outcome);
+        if self.journal.len() > KEPT {
+            self.journal.pop_first();
+        }
+    }
+
+    /// How an entry of the journal ended; order 0 if it was forgotten (then it was applied before the start, durably).
+    pub(super) fn journal(&self, number: u64) -> Result<u64, Errno> {
+        self.journal.get(&number).copied().unwrap_or(Ok(0))
+    }
+
+    /// After entry `last`, entry `number` was applied again.
+    pub(super) fn note_holes(&mut self, last: u64, number: u64) {
+        let count = usize::try_from(number.saturating_sub(last)).unwrap_or(usize::MAX).min(KEPT);
+        self.holes.extend((last.saturating_add(1)..number).rev().take(count));
+    }
+
+    /// Whether an entry below the last one is still to be applied; only once.
+    pub(super) fn fill_hole(&mut self, number: u64) -> bool {
+        self.holes.remove(&number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_the_same_until_they_are_acknowledged() {
+        let mut recent = Recent::default();
+        recent.note_call(1, 10, 0);
+        recent.note_call(2, 11, 0);
+        assert_eq!((recent.call(1), recent.call(2), recent.call(3)), (10, 11, 0));
+        recent.note_call(3, 12, 3);
+        assert_eq!((recent.call(2), recent.call(3)), (0, 12));
+        recent.note_journal(5, Ok(20));
+        recent.note_journal(6, Err(Errno::EDQUOT));
+        assert_eq!((recent.journal(5), recent.journal(6), recent.journal(7)), (Ok(20), Err(Errno::EDQUOT), Ok(0)));
+    }
+
+    #[test]
+    fn entries_that_were_left_out_are_new() {
+        let mut recent = Recent::default();
+        recent.note_holes(5, 6);
+        recent.note_holes(6, 9);
+        assert!(!recent.fill_hole(6) && recent.fill_hole(7) && recent.fill_hole(8) && !recent.fill_hole(9));
+        assert!(!recent.fill_hole(7));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut recent = Recent::default();
+        for number in 0..KEPT as u64 + 5 {
+            recent.note_call(number, number, 0);
+            recent.note_journal(number, Ok(number));
+        }
+        assert_eq!((recent.calls.len(), recent.journal.len()), (KEPT, KEPT));
+    }
+}

@@ -1,0 +1,301 @@
+//! The time of grace after a start: sessions from before come back, and what they had is restored before anybody else is
+//! served.
+//!
+//! What was durable is in the store. The rest only the clients know: leases, open files and locks they simply declare
+//! again; changes that were applied but not durable they send with their places in the old order. When all sessions are
+//! back, or the time is up, the changes of all of them are merged by that order and applied, each once; sessions that
+//! did not come back are ended; then normal work begins.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_types::{Errno, FileLock, Ino, LeaseMode, SessionId};
+use cairn_wire::message::{Answer, Applied, Failure, Grant, OpNumber, Replay};
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::committer::{Kind, Round};
+use super::sessions::Stage;
+use super::{Inner, Reply};
+
+/// Most changes that one session may send again: a client asks for a flush long before it has so many.
+const REPLAYS_MAX: usize = 1_000_000;
+
+/// One message of [`cairn_wire::Request::Reclaim`].
+pub(super) struct Claim {
+    pub(super) leases: Vec<(Ino, LeaseMode)>,
+    pub(super) open: Vec<Ino>,
+    pub(super) locks: Vec<FileLock>,
+    pub(super) replay: Vec<Replay>,
+    pub(super) complete: bool,
+}
+
+/// What a session has told so far.
+#[derive(Debug, Default)]
+struct Claims {
+    grants: Vec<Grant>,
+    replay: Vec<Replay>,
+    complete: bool,
+    answer: Option<oneshot::Sender<Vec<Applied>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Sessions that may still come back, with what they have told.
+    awaited: BTreeMap<SessionId, Claims>,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Restart {
+    state: Mutex<State>,
+    over: watch::Sender<bool>,
+    /// What sessions have told once more after the time of grace, so far.
+    again: Mutex<HashMap<SessionId, (Vec<Grant>, Vec<Replay>)>>,
+}
+
+impl Restart {
+    /// Waits for `sessions`; is over at once if there are none.
+    pub(super) fn new(sessions: impl Iterator<Item = SessionId>) -> Self {
+        let awaited: BTreeMap<SessionId, Claims> = sessions.map(|session| (session, Claims::default())).collect();
+        Restart { state: Mutex::new(State { awaited }), over: watch::Sender::new(false), again: Mutex::default() }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        *self.over.borrow()
+    }
+
+    /// Waits until normal work has begun.
+    pub(super) async fn wait(&self) {
+        // The sender lives as long as the volume.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    fn all_back(&self) -> bool {
+        self.state.lock().awaited.values().all(|claims| claims.complete)
+    }
+
+    /// A session that comes back tells everything from the start.
+    pub(super) fn begin_again(&self, session: SessionId) {
+        self.again.lock().remove(&session);
+        if let Some(claims) = self.state.lock().awaited.get_mut(&session) {
+            *claims = Claims::default();
+        }
+    }
+
+    /// Nobody need wait for this session any more.
+    pub(super) fn session_ended(&self, session: SessionId) {
+        self.again.lock().remove(&session);
+        self.state.lock().awaited.remove(&session);
+    }
+}
+
+impl Inner {
+    /// Task: ends the time of grace.
+    pub(super) async fn end_grace(self: Arc<Self>, grace: Duration) {
+        /// How often to look whether all are back.
+        const TICK: Duration = Duration::from_millis(10);
+        let deadline = tokio::time::Instant::now() + grace;
+        while !self.restart.all_back() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
+        let claims = {
+            let mut state = self.restart.state.lock();
+            std::mem::take(&mut state.awaited)
+        };
+        let awaited = claims.len();
+        let (back, lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            claims.into_iter().partition(|(_, claims)| claims.complete);
+        for session in lost.keys() {
+            self.finish(*session, "it did not come back after the server was restarted");
+        }
+        let mut answers: HashMap<SessionId, oneshot::Sender<Vec<Applied>>> = HashMap::new();
+        let mut changes = Vec::new();
+        for (session, claims) in back {
+            if let Some(found) = self.sessions.get(session) {
+                found.set_stage(Stage::Live);
+            }
+            answers.extend(claims.answer.map(|answer| (session, answer)));
+            changes.extend(claims.replay.into_iter().map(|replay| (session, replay)));
+        }
+        let replayed = changes.len();
+        let inner = Arc::clone(&self);
+        let outcome = self.committer.submit(Kind::Early, move |round| inner.replay_all(round, changes)).await;
+        match outcome {
+            Ok(mut results) => {
+                for (session, answer) in answers {
+                    // A client whose connection broke meanwhile asks again.
+                    let _ = answer.send(results.remove(&session).unwrap_or_default());
+                }
+            }
+            Err(failure) => tracing::error!(volume = %self.id, %failure, "changes could not be applied again"),
+        }
+        if awaited > 0 {
+            tracing::info!(volume = %self.id, sessions = awaited - lost.len(), lost = lost.len(), changes = replayed,
+                "sessions from before the start are back");
+        }
+        self.committer.open_gate();
+        self.restart.over.send_replace(true);
+    }
+
+    /// Applies what all sessions sent again, in the one order. Results for each session in the order it sent them.
+    fn replay_all(
+        &self,
+        round: &mut Round<'_>,
+        mut changes: Vec<(SessionId, Replay)>,
+    ) -> HashMap<SessionId, Vec<Applied>> {
+        let mut results: HashMap<SessionId, Vec<(usize, Applied)>> = HashMap::new();
+        let mut positions: HashMap<SessionId, usize> = HashMap::new();
+        let mut numbered: Vec<(u64, SessionId, usize, Replay)> = changes
+            .drain(..)
+            .map(|(session, replay)| {
+                let position = positions.entry(session).or_default();
+                *position += 1;
+                (replay.order, session, *position, replay)
+            })
+            .collect();
+        numbered.sort_by_key(|(order, session, position, _)| (*order, *session, *position));
+        let durable = self.order_at_start;
+        for (_, session, position, replay) in numbered {
+            let applied = self.replay_one(round, session, &replay, durable);
+            results.entry(session).or_default().push((position, applied));
+        }
+        let in_order = |mut results: Vec<(usize, Applied)>| {
+            results.sort_by_key(|(position, _)| *position);
+            results.into_iter().map(|(_, applied)| applied).collect()
+        };
+        results.into_iter().map(|(session, results)| (session, in_order(results))).collect()
+    }
+
+    fn replay_one(&self, round: &mut Round<'_>, session: SessionId, replay: &Replay, durable: u64) -> Applied {
+        let refused = |errno| Applied { result: Err(errno), order: 0 };
+        let mut last_number = 0;
+        let known = match replay.number {
+            OpNumber::Call(token) => {
+                let earlier = round.batch.call_result(session, token);
+                round.must(earlier).map(|result| result.is_some_and(|result| result.is_ok()))
+            }
+            OpNumber::Journal(number) => {
+                let last = round.batch.journal_sequence(session);
+                round.must(last).map(|last| {
+                    last_number = last.unwrap_or(u64::MAX);
+                    number <= last_number
+                })
+            }
+        };
+        match known {
+            Err(errno) => return refused(errno),
+            Ok(known) if known || replay.order <= durable => {
+                self.counters.changes_repeated.add(1);
+                return Applied { result: Ok(cairn_types::OpReply::default()), order: replay.order };
+            }
+            Ok(_) => {}
+        }
+        let applied = self.apply_again(round, session, &replay.op, replay.order);
+        if let Err(errno) = &applied.result {
+            tracing::error!(volume = %self.id, %session, order = replay.order, ?errno,
+                "a change from before the start could not be applied again");
+        }
+        let recent = round.ledger.recent.entry(session).or_default();
+        let recorded = match replay.number {
+            OpNumber::Call(_) if applied.result.is_err() => Ok(true),
+            OpNumber::Call(token) => {
+                recent.note_call(token, applied.order, 0);
+                round.batch.record_call(session, token, 0, 0)
+            }
+            OpNumber::Journal(number) => {
+                recent.note_holes(last_number, number);
+                recent.note_journal(number, applied.result.as_ref().map(|_| applied.order).map_err(|errno| *errno));
+                round.batch.set_journal_sequence(session, number)
+            }
+        };
+        match round.must(recorded) {
+            Ok(_) => applied,
+            Err(errno) => refused(errno),
+        }
+    }
+
+    pub(super) async fn reclaim(self: &Arc<Self>, session: SessionId, claim: Claim) -> Reply {
+        let Claim { leases, open, locks, replay, complete } = claim;
+        for ino in open {
+            self.open_files.declare(session, ino);
+        }
+        for lock in &locks {
+            if !self.locks.reclaim(session, lock) {
+                tracing::warn!(%session, ino = %lock.ino, "a lock from before the start is taken by another session");
+            }
+        }
+        let granted: Vec<Grant> = self
+            .leases
+            .with(|table| leases.iter().filter_map(|(ino, mode)| table.reclaim(session, *ino, *mode)).collect());
+        let waiting = {
+            let mut state = self.restart.state.lock();
+            match state.awaited.get_mut(&session) {
+                Some(claims) => {
+                    claims.grants.extend(granted);
+                    claims.replay.extend(replay);
+                    if claims.replay.len() > REPLAYS_MAX {
+                        let message = "more changes are sent again than a session can have".to_owned();
+                        return Err(Failure { errno: Errno::EINVAL, message });
+                    }
+                    if !complete {
+                        return Ok((Answer::Done, Vec::new()));
+                    }
+                    let (sender, receiver) = oneshot::channel();
+                    claims.complete = true;
+                    claims.answer = Some(sender);
+                    Ok((receiver, std::mem::take(&mut claims.grants)))
+                }
+                None => Err((granted, replay)),
+            }
+        };
+        match waiting {
+            Ok((results, grants)) => {
+                let replayed = results.await.map_err(|_| Failure::from(Errno::EAGAIN))?;
+                // Others may have asked for some of them since: those recalls were sent and are answered as usual.
+                Ok((Answer::Reclaimed { replayed, grants }, Vec::new()))
+            }
+            // Its answer was lost on the way: it tells everything again, which changes nothing.
+            Err((grants, replay)) => self.reclaim_again(session, grants, replay, complete).await,
+        }
+    }
+
+    async fn reclaim_again(
+        self: &Arc<Self>,
+        session: SessionId,
+        grants: Vec<Grant>,
+        replay: Vec<Replay>,
+        complete: bool,
+    ) -> Reply {
+        if !self.sessions.is_live(session) {
+            return Err(Errno::ESTALE.into());
+        }
+        let (earlier_grants, earlier_replays) = {
+            let mut again = self.restart.again.lock();
+            let (all_grants, all_replays) = again.entry(session).or_default();
+            all_grants.extend(grants);
+            all_replays.extend(replay);
+            if !complete {
+                return Ok((Answer::Done, Vec::new()));
+            }
+            again.remove(&session).unwrap_or_default()
+        };
+        let inner = Arc::clone(self);
+        let changes = earlier_replays.into_iter().map(|replay| (session, replay)).collect();
+        let mut results = self.committer.submit(Kind::Early, move |round| inner.replay_all(round, changes)).await?;
+        let replayed = results.remove(&session).unwrap_or_default();
+        Ok((Answer::Reclaimed { replayed, grants: earlier_grants }, Vec::new()))
+    }
+}
+
+/// Whether a session cannot come back because its process, on this very machine, is no more. Only what the kernel said
+/// about the peer of a Unix socket counts.
+pub(super) fn is_dead(peer: &str) -> bool {
+    let process = peer.strip_prefix("unix ").and_then(|rest| rest.rsplit_once("process ")).map(|(_, number)| number);
+    let Some(process) = process.and_then(|number| number.parse::<i32>().ok()).and_then(rustix::process::Pid::from_raw)
+    else {
+        return false;
+    };
+    rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH)
+}

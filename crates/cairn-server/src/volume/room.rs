@@ -1,0 +1,108 @@
+//! Requests about room under the volume's limits, and asking sessions to give back what they do not use.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cairn_types::{Errno, SessionId};
+use cairn_wire::Push;
+use cairn_wire::message::{Answer, Failure};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::committer::Kind;
+use super::quota::Room;
+use super::{Inner, Reply};
+
+/// Longest time to wait for room to be given back.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who waits for room, and when it was last asked for.
+#[derive(Debug, Default)]
+pub(super) struct RoomService {
+    given_back: Notify,
+    /// Counts what was given back, so that nobody waits for what has happened already.
+    count: AtomicU64,
+    last_asked: Mutex<Option<(Instant, u64)>>,
+}
+
+impl RoomService {
+    /// Room has become free.
+    pub(super) fn freed(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.given_back.notify_waiters();
+    }
+}
+
+impl Inner {
+    pub(super) async fn reserve(self: &Arc<Self>, session: SessionId, needed: Room, wanted: Room) -> Reply {
+        let mut asked = false;
+        loop {
+            let inner = Arc::clone(self);
+            let reserved = self.committer.submit(Kind::Normal, move |round| {
+                if !inner.sessions.is_live(session) {
+                    return Err(Errno::ESTALE);
+                }
+                let fill = round.fill();
+                let granted = round.ledger.quota.reserve(session, needed, wanted, fill);
+                Ok((granted, round.ledger.quota.anything_reserved()))
+            });
+            match reserved.await?? {
+                (Some(Room { bytes, inodes }), _) => return Ok((Answer::Reserved { bytes, inodes }, Vec::new())),
+                (None, true) if !asked => {
+                    self.ask_for_room().await;
+                    asked = true;
+                }
+                (None, _) => {
+                    let message = "the volume has too little room left".to_owned();
+                    return Err(Failure { errno: Errno::EDQUOT, message });
+                }
+            }
+        }
+    }
+
+    pub(super) async fn give_back(self: &Arc<Self>, session: SessionId, room: Room) -> Reply {
+        let inner = Arc::clone(self);
+        let outcome = self.committer.submit(Kind::Normal, move |round| {
+            round.ledger.quota.give_back(session, room);
+            inner.room.freed();
+        });
+        outcome.await?;
+        Ok((Answer::Done, Vec::new()))
+    }
+
+    /// Asks all sessions for room that they do not need and waits until somebody gave some back, or a moment. Sessions
+    /// that are gone for too long lose what they have set aside.
+    pub(super) async fn ask_for_room(&self) {
+        let before = self.room.count.load(Ordering::Acquire);
+        let mut ended = false;
+        for session in self.sessions.all() {
+            if self.sessions.is_expired(&session) {
+                self.fence(session.id, "it was silent for too long and has set room aside that others need");
+                ended = true;
+            }
+        }
+        {
+            let mut last = self.room.last_asked.lock();
+            let in_vain = last.is_some_and(|(asked, count)| asked.elapsed() < PATIENCE && count == before);
+            // A full volume must not make every write wait.
+            if in_vain && !ended {
+                return;
+            }
+            *last = Some((Instant::now(), before));
+        }
+        self.sessions.push_to_all(&Push::GiveBackRoom);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let given_back = self.room.given_back.notified();
+            if self.room.count.load(Ordering::Acquire) != before {
+                return;
+            }
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            if timeout(left, given_back).await.is_err() {
+                return;
+            }
+        }
+    }
+}

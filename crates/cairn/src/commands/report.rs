@@ -1,0 +1,50 @@
+//! What a mount says of itself to `cairn stats`: who it is, what the kernel asked, what the caches did.
+
+use std::sync::Weak;
+
+use cairn_client::WeakVolume;
+use cairn_fuse::Mount;
+use serde_json::{Map, Value};
+
+/// The report as JSON, in the order in which people read it.
+pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>) -> Vec<u8> {
+    let mut report = Map::new();
+    report.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    report.insert("pid".into(), std::process::id().into());
+    if let Some(volume) = volume.upgrade() {
+        let info = volume.info();
+        report.insert("volume".into(), info.id.as_str().into());
+        report.insert("name".into(), info.name.clone().into());
+        for (name, value) in volume.stats().list() {
+            report.insert(name.into(), value.into());
+        }
+        let session = volume.session().status();
+        report.insert("session".into(), session.session.map_or(Value::Null, |session| session.0.into()));
+        report.insert("connected".into(), session.connected.into());
+        let lease_ms = session.lease_time_left.map_or(Value::Null, |left| (left.as_millis() as u64).into());
+        report.insert("lease_time_left_ms".into(), lease_ms);
+        for (name, value) in [
+            ("requests_sent", session.requests),
+            ("requests_pending", session.pending),
+            ("changes_not_durable", session.not_durable),
+            ("leases_recalled", session.recalls),
+            ("reconnects", session.reconnects),
+            ("fencings", session.fencings),
+            ("damaged_parts", session.damaged_parts),
+        ] {
+            report.insert(name.into(), value.into());
+        }
+    }
+    if let Some(mount) = mount.upgrade() {
+        for operation in mount.statistics().snapshot() {
+            let name = operation.name.to_ascii_lowercase();
+            let mean = operation.total_time.as_secs_f64() * 1e6 / operation.count.max(1) as f64;
+            report.insert(format!("fuse_{name}_count"), operation.count.into());
+            report.insert(format!("fuse_{name}_errors"), operation.errors.into());
+            report.insert(format!("fuse_{name}_waited"), operation.spawned.into());
+            report.insert(format!("fuse_{name}_mean_us"), Value::from((mean * 10.0).round() / 10.0));
+        }
+    }
+    // A map of texts and numbers always has a JSON form.
+    serde_json::to_vec(&report).unwrap_or_default()
+}

@@ -1,0 +1,575 @@
+"""Random operations on two places that must behave alike: a mount (or two mounts of one volume) and a local directory.
+
+A sequence is generated from a seed without looking at any state, so any part of it can be run again: a failing
+sequence is shrunk by leaving parts out. Both places run one operation after the other; after each, results, errno and
+which times moved are compared, and now and then the whole trees.
+
+Compared: results, errno, content, types, modes, owners, link counts, sizes, device numbers, extended attributes
+and ACLs, explicit times exactly, other times by whether an operation moved them. Not compared: atime, inode and device
+numbers, sizes of directories. st_blocks: no more than 64 KiB above the local file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import mmap
+import os
+import pathlib
+import platform
+import pwd
+import random
+import shutil
+import stat
+import struct
+import time
+from collections.abc import Callable
+
+import harness
+import syscalls
+
+SLOTS = 4
+LONG_AGO = 10**18  # Nanoseconds: the year 2001. Times that operations set explicitly lie before it, the clock after it.
+NAMES = ["a", "b", "c", "long" * 30, "ünï\udcff"]
+XATTRS = ["user.one", "user.two", "trusted.three"]
+KEEP, PUNCH, ZERO = syscalls.FALLOC_KEEP_SIZE, syscalls.FALLOC_PUNCH_HOLE, syscalls.FALLOC_ZERO
+
+Operation = tuple
+
+
+def acl(entries: list[tuple[int, int, int]]) -> bytes:
+    """The binary form of a POSIX ACL: (tag, permissions, id)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, permissions, who) for tag, permissions, who in entries)
+
+
+_NOBODY = 0xFFFFFFFF
+ACLS = [
+    acl([(0x01, 6, _NOBODY), (0x02, 7, 1), (0x04, 4, _NOBODY), (0x10, 6, _NOBODY), (0x20, 0, _NOBODY)]),
+    acl([(0x01, 7, _NOBODY), (0x04, 5, _NOBODY), (0x08, 6, 2), (0x10, 7, _NOBODY), (0x20, 4, _NOBODY)]),
+    acl([(0x01, 7, _NOBODY), (0x04, 5, _NOBODY), (0x20, 5, _NOBODY)]),  # no more than a mode says
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference(Exception):
+    """Where the two places went apart."""
+
+    step: int
+    operation: Operation | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {self.operation}: {self.text}"
+
+
+# --- generation ----------------------------------------------------------------------------------------------------
+
+
+def random_path(source: random.Random) -> str:
+    depth = source.choice([1, 1, 1, 1, 2, 2, 3])
+    return "/".join(source.choice(NAMES) for _ in range(depth))
+
+
+def random_offset(source: random.Random) -> int:
+    return source.choice([0, 0, 1, 100, 4095, 4096, 5000, 65_536, 65_535, 200_000, 1 << 20, (4 << 20) - 7, 4 << 20]) + source.choice([0, 0, 0, 13])
+
+
+def random_length(source: random.Random) -> int:
+    return source.choice([0, 1, 10, 100, 4096, 4097, 10_000, 65_536, 150_000])
+
+
+def _open(source: random.Random) -> Operation:
+    flags = source.choice([os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR, os.O_RDWR])
+    for flag, chance in (
+        (os.O_CREAT, 0.7), (os.O_EXCL, 0.15), (os.O_TRUNC, 0.15), (os.O_APPEND, 0.2), (os.O_NOFOLLOW, 0.1), (os.O_DIRECTORY, 0.05),
+    ):
+        if source.random() < chance:
+            flags |= flag
+    return ("open", source.randrange(SLOTS), random_path(source), flags | os.O_NONBLOCK, source.choice([0o644, 0o600, 0o666, 0o4755, 0o444]))
+
+
+def _slot(source: random.Random) -> int:
+    return source.randrange(SLOTS)
+
+
+GENERATORS: list[tuple[float, Callable[[random.Random], Operation]]] = [
+    (18, _open),
+    (4, lambda s: ("close", _slot(s))),
+    (14, lambda s: ("pwrite", _slot(s), random_offset(s), random_length(s), s.randrange(1000))),
+    (6, lambda s: ("write", _slot(s), random_length(s), s.randrange(1000))),
+    (8, lambda s: ("pread", _slot(s), random_offset(s), random_length(s))),
+    (4, lambda s: ("ftruncate", _slot(s), random_offset(s))),
+    (3, lambda s: ("truncate", random_path(s), random_offset(s))),
+    (4, lambda s: ("fallocate", _slot(s), s.choice([0, KEEP, PUNCH | KEEP, PUNCH | KEEP, ZERO, ZERO | KEEP, PUNCH]), random_offset(s), random_length(s))),
+    (4, lambda s: ("copy", _slot(s), random_offset(s), _slot(s), random_offset(s), random_length(s))),
+    (2, lambda s: ("fsync", _slot(s), s.random() < 0.5)),
+    (3, lambda s: ("mapwrite", _slot(s), random_offset(s), random_length(s), s.randrange(1000))),
+    (3, lambda s: ("mapread", _slot(s))),
+    (2, lambda s: ("holes", _slot(s))),
+    (3, lambda s: ("fstat", _slot(s))),
+    (2, lambda s: ("fchmod", _slot(s), s.choice([0o644, 0o600, 0o4755, 0o2755]))),
+    (12, lambda s: ("mkdir", random_path(s), s.choice([0o755, 0o777, 0o1777, 0o2775, 0o700]))),
+    (3, lambda s: ("rmdir", random_path(s))),
+    (6, lambda s: ("unlink", random_path(s))),
+    (8, lambda s: ("rename", random_path(s), random_path(s), s.choice([0, 0, 0, 0, 1, 2, 3]))),
+    (4, lambda s: ("link", random_path(s), random_path(s))),
+    (4, lambda s: ("symlink", s.choice([random_path(s), "../" + random_path(s), "x" * 300]), random_path(s))),
+    (2, lambda s: ("mknod", random_path(s), s.choice([stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFREG, stat.S_IFCHR]) | 0o640)),
+    (5, lambda s: ("stat", random_path(s))),
+    (4, lambda s: ("lstat", random_path(s))),
+    (3, lambda s: ("list", random_path(s))),
+    (1, lambda s: ("readlink", random_path(s))),
+    (4, lambda s: ("chmod", random_path(s), s.choice([0o644, 0o600, 0o755, 0o777, 0o4755, 0o2777, 0o1777, 0o000]))),
+    (3, lambda s: ("chown", random_path(s), s.choice([-1, 0, 1]), s.choice([-1, 0, 1, 2]), s.random() < 0.5)),
+    (3, lambda s: ("utime", random_path(s), s.randrange(10**18), s.choice([0, 1, 999_999_999, 10**9, s.randrange(10**18)]))),
+    (4, lambda s: ("setxattr", random_path(s), s.choice(XATTRS), s.randrange(2000), s.choice([0, 0, os.XATTR_CREATE, os.XATTR_REPLACE]))),
+    (2, lambda s: ("removexattr", random_path(s), s.choice(XATTRS))),
+    (2, lambda s: ("setacl", random_path(s), s.choice(["access", "default"]), s.randrange(len(ACLS)))),
+    (1, lambda s: ("access", random_path(s), s.choice([os.R_OK, os.W_OK, os.X_OK, os.F_OK]))),
+]
+
+
+def generate(seed: int, count: int) -> list[Operation]:
+    """Operations with the side (which mount) and the user each is done by: ("as", side, user, operation)."""
+    source = random.Random(seed)
+    weights = [weight for weight, _ in GENERATORS]
+    makers = [maker for _, maker in GENERATORS]
+    result: list[Operation] = []
+    for maker in source.choices(makers, weights, k=count):
+        result.append((source.randrange(2), "cairn-test-1" if source.random() < 0.15 else "root", maker(source)))
+    return result
+
+
+# --- execution -----------------------------------------------------------------------------------------------------
+
+
+def content(seed: int, length: int) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+class Place:
+    """One of the two places: directories for side 0 and side 1 (the same directory if there is only one mount)."""
+
+    def __init__(self, sides: tuple[pathlib.Path, pathlib.Path]):
+        self.sides = sides
+        self.slots: dict[int, int] = {}
+        self.last_times: dict[str, tuple[int, int]] = {}
+
+    def close(self) -> None:
+        for descriptor in self.slots.values():
+            os.close(descriptor)
+        self.slots.clear()
+
+    def apply(self, side: int, user: str, operation: Operation) -> object:
+        """Result of an operation in comparable form; an OSError as its errno."""
+        name, *arguments = operation
+        root = self.sides[side]
+        entry = pwd.getpwnam(user)
+        try:
+            if user != "root":
+                os.setegid(entry.pw_gid)
+                os.seteuid(entry.pw_uid)
+            return getattr(self, f"do_{name}")(root, *arguments)
+        except OSError as error:
+            return syscalls.name_of(error.errno)
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+    def descriptor(self, slot: int) -> int:
+        if slot not in self.slots:
+            raise OSError(errno.EBADF, "no such slot")
+        return self.slots[slot]
+
+    def do_open(self, root: pathlib.Path, slot: int, path: str, flags: int, mode: int) -> object:
+        descriptor = os.open(root / path, flags, mode)
+        if slot in self.slots:
+            os.close(self.slots[slot])
+        self.slots[slot] = descriptor
+        return describe(os.fstat(descriptor))
+
+    def do_close(self, _root: pathlib.Path, slot: int) -> object:
+        os.close(self.descriptor(slot))
+        del self.slots[slot]
+        return None
+
+    def do_pwrite(self, _root: pathlib.Path, slot: int, offset: int, length: int, seed: int) -> object:
+        return os.pwrite(self.descriptor(slot), content(seed, length), offset), self.do_fstat(_root, slot)
+
+    def do_write(self, _root: pathlib.Path, slot: int, length: int, seed: int) -> object:
+        written = os.write(self.descriptor(slot), content(seed, length))
+        return written, os.lseek(self.descriptor(slot), 0, os.SEEK_CUR)
+
+    def do_pread(self, _root: pathlib.Path, slot: int, offset: int, length: int) -> object:
+        data = os.pread(self.descriptor(slot), length, offset)
+        return len(data), hashlib.sha256(data).hexdigest()[:16]
+
+    def do_ftruncate(self, _root: pathlib.Path, slot: int, length: int) -> object:
+        os.ftruncate(self.descriptor(slot), length)
+        return self.do_fstat(_root, slot)
+
+    def do_truncate(self, root: pathlib.Path, path: str, length: int) -> object:
+        os.truncate(root / path, length)
+        return self.do_stat(root, path)
+
+    def do_fallocate(self, _root: pathlib.Path, slot: int, mode: int, offset: int, length: int) -> object:
+        syscalls.fallocate(self.descriptor(slot), mode, offset, length)
+        return self.do_fstat(_root, slot)
+
+    def do_copy(self, _root: pathlib.Path, source: int, source_offset: int, target: int, target_offset: int, length: int) -> object:
+        from_, to = self.descriptor(source), self.descriptor(target)
+        done = 0
+        while done < length:
+            count = os.copy_file_range(from_, to, length - done, source_offset + done, target_offset + done)
+            if count == 0:
+                break
+            done += count
+        return done, self.do_fstat(_root, target)
+
+    def do_fsync(self, _root: pathlib.Path, slot: int, data_only: bool) -> object:
+        return os.fdatasync(self.descriptor(slot)) if data_only else os.fsync(self.descriptor(slot))
+
+    def _map(self, slot: int, access: int) -> mmap.mmap | None:
+        descriptor = self.descriptor(slot)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or not 0 < found.st_size <= 16 << 20:
+            return None
+        return mmap.mmap(descriptor, found.st_size, access=access)
+
+    def do_mapwrite(self, _root: pathlib.Path, slot: int, offset: int, length: int, seed: int) -> object:
+        memory = self._map(slot, mmap.ACCESS_WRITE)
+        if memory is None:
+            return "not mapped"
+        end = min(offset + length, len(memory))
+        if offset < end:
+            memory[offset:end] = content(seed, end - offset)
+        memory.flush()
+        memory.close()
+        return end
+
+    def do_mapread(self, _root: pathlib.Path, slot: int) -> object:
+        memory = self._map(slot, mmap.ACCESS_READ)
+        if memory is None:
+            return "not mapped"
+        digest = hashlib.sha256(memory).hexdigest()[:16]
+        memory.close()
+        return digest
+
+    def do_holes(self, _root: pathlib.Path, slot: int) -> object:
+        """File systems may see holes at different grains; what each calls a hole must read as zeros."""
+        descriptor = self.descriptor(slot)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or os.get_blocking(descriptor) is None:
+            return None
+        os.pread(descriptor, 1, 0)
+        position = 0
+        while position < found.st_size:
+            try:
+                data = os.lseek(descriptor, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                data = found.st_size
+            hole = os.pread(descriptor, data - position, position)
+            if hole.count(0) != len(hole):
+                return f"the hole {position}..{data} is not zero"
+            if data >= found.st_size:
+                break
+            position = os.lseek(descriptor, data, os.SEEK_HOLE)
+            if position <= data:
+                return f"SEEK_HOLE went from {data} to {position}"
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return None
+
+    def do_fstat(self, _root: pathlib.Path, slot: int) -> object:
+        return describe(os.fstat(self.descriptor(slot)))
+
+    def do_fchmod(self, _root: pathlib.Path, slot: int, mode: int) -> object:
+        os.fchmod(self.descriptor(slot), mode)
+        return self.do_fstat(_root, slot)
+
+    def do_mkdir(self, root: pathlib.Path, path: str, mode: int) -> object:
+        os.mkdir(root / path, mode)
+        return self.do_lstat(root, path)
+
+    def do_rmdir(self, root: pathlib.Path, path: str) -> object:
+        return os.rmdir(root / path)
+
+    def do_unlink(self, root: pathlib.Path, path: str) -> object:
+        return os.unlink(root / path)
+
+    def do_rename(self, root: pathlib.Path, old: str, new: str, flags: int) -> object:
+        return syscalls.renameat2(root / old, root / new, flags)
+
+    def do_link(self, root: pathlib.Path, old: str, new: str) -> object:
+        os.link(root / old, root / new, follow_symlinks=False)
+        return self.do_lstat(root, new)
+
+    def do_symlink(self, root: pathlib.Path, target: str, path: str) -> object:
+        os.symlink(target, root / path)
+        return self.do_lstat(root, path)
+
+    def do_mknod(self, root: pathlib.Path, path: str, mode: int) -> object:
+        os.mknod(root / path, mode, os.makedev(1, 3))
+        return self.do_lstat(root, path)
+
+    def do_stat(self, root: pathlib.Path, path: str) -> object:
+        return describe(os.stat(root / path))
+
+    def do_lstat(self, root: pathlib.Path, path: str) -> object:
+        return describe(os.lstat(root / path))
+
+    def do_list(self, root: pathlib.Path, path: str) -> object:
+        with os.scandir(root / path) as entries:
+            return sorted((entry.name, kind_of(entry)) for entry in entries)
+
+    def do_readlink(self, root: pathlib.Path, path: str) -> object:
+        return os.readlink(root / path)
+
+    def do_chmod(self, root: pathlib.Path, path: str, mode: int) -> object:
+        os.chmod(root / path, mode)
+        return self.do_stat(root, path)
+
+    def do_chown(self, root: pathlib.Path, path: str, uid: int, gid: int, follow: bool) -> object:
+        os.chown(root / path, uid, gid, follow_symlinks=follow)
+        return self.do_lstat(root, path)
+
+    def do_utime(self, root: pathlib.Path, path: str, access: int, change: int) -> object:
+        os.utime(root / path, ns=(access, change))
+        return os.stat(root / path).st_mtime_ns
+
+    def do_setxattr(self, root: pathlib.Path, path: str, name: str, length: int, flags: int) -> object:
+        os.setxattr(root / path, name, content(length, length), flags)
+        return sorted(os.listxattr(root / path))
+
+    def do_removexattr(self, root: pathlib.Path, path: str, name: str) -> object:
+        os.removexattr(root / path, name)
+        return sorted(os.listxattr(root / path))
+
+    def do_setacl(self, root: pathlib.Path, path: str, kind: str, which: int) -> object:
+        os.setxattr(root / path, f"system.posix_acl_{kind}", ACLS[which])
+        return self.do_stat(root, path)
+
+    def do_access(self, root: pathlib.Path, path: str, mode: int) -> object:
+        return os.access(root / path, mode, effective_ids=True)
+
+
+def kind_of(entry: os.DirEntry) -> str:
+    if entry.is_symlink():
+        return "link"
+    return "directory" if entry.is_dir() else "file" if entry.is_file() else "other"
+
+
+def describe(found: os.stat_result) -> dict[str, object]:
+    """A file's attributes in comparable form."""
+    result: dict[str, object] = {
+        "mode": oct(found.st_mode), "links": found.st_nlink, "uid": found.st_uid, "gid": found.st_gid, "rdev": found.st_rdev,
+    }
+    if not stat.S_ISDIR(found.st_mode):
+        result["size"] = found.st_size
+    return result
+
+
+# --- comparison ----------------------------------------------------------------------------------------------------
+
+# With these the local file system itself tells every change of a time from the one before (multigrain timestamps).
+EXACT_TIMES = tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 13)
+# What a mapped write does to times, and when, is up to the file system until msync; ext4 moves ctime at the first touch.
+TIMES_UNCLEAR = {"mapwrite", "mapread", "holes"}
+
+
+def touched(operation: Operation) -> list[str]:
+    """Paths whose times an operation may move, parents included."""
+    name, *arguments = operation
+    paths = [argument for argument in arguments if isinstance(argument, str)]
+    if name == "symlink":
+        paths = paths[1:]
+    elif name in ("setxattr", "removexattr", "setacl"):
+        paths = paths[:1]
+    return paths + [os.path.dirname(path) for path in paths]
+
+
+Times = tuple[int, int, int] | None  # inode number, mtime, ctime
+
+
+def times_of(place: Place, side: int, paths: list[str]) -> list[Times]:
+    result: list[Times] = []
+    for path in paths:
+        try:
+            found = os.lstat(place.sides[side] / path)
+            result.append((found.st_ino, found.st_mtime_ns, found.st_ctime_ns))
+        except OSError:
+            result.append(None)
+    return result
+
+
+def slot_times(place: Place, operation: Operation) -> Times:
+    slots = {"copy": 3}.get(operation[0], 1)
+    slot = operation[slots] if len(operation) > slots else None
+    if not isinstance(slot, int) or slot not in place.slots:
+        return None
+    found = os.fstat(place.slots[slot])
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+def moved(before: Times, after: Times) -> object:
+    """Which times of a file changed; what is said of two different files is only that."""
+    if before is None or after is None:
+        return "absent"
+    if before[0] != after[0]:
+        return "another file"
+    return after[1] != before[1], after[2] != before[2]
+
+
+def snapshot(root: pathlib.Path) -> dict[str, tuple]:
+    """Everything that is compared about a tree."""
+    result: dict[str, tuple] = {"": (describe(os.lstat(root)), attributes(root))}
+    for folder, folders, files in os.walk(root):
+        for name in folders + files:
+            path = os.path.join(folder, name)
+            found = os.lstat(path)
+            facts: list[object] = [describe(found)]
+            if found.st_mtime_ns <= LONG_AGO:
+                facts.append(found.st_mtime_ns)
+            if stat.S_ISLNK(found.st_mode):
+                facts.append(os.readlink(path))
+            else:
+                facts.append(attributes(path))
+            if stat.S_ISREG(found.st_mode):
+                with open(path, "rb") as file:
+                    facts.append(hashlib.sha256(file.read()).hexdigest())
+            result[os.path.relpath(path, root)] = tuple(facts)
+    return result
+
+
+def attributes(path: os.PathLike | str) -> list[tuple[str, bytes]]:
+    return sorted((name, os.getxattr(path, name)) for name in os.listxattr(path))
+
+
+def block_excess(local: pathlib.Path, other: pathlib.Path) -> str | None:
+    for folder, _, files in os.walk(local):
+        for name in files:
+            path = pathlib.Path(folder, name)
+            here, there = os.lstat(path), os.lstat(other / path.relative_to(local))
+            if there.st_blocks * 512 > here.st_blocks * 512 + 65_536:
+                return f"{path.name}: {there.st_blocks} blocks against {here.st_blocks} on the local file system"
+    return None
+
+
+def compare_trees(step: int, local: Place, subject: Place, check_blocks: bool) -> None:
+    expected = snapshot(local.sides[0])
+    for side in dict.fromkeys(subject.sides):
+        found = snapshot(side)
+        if found != expected:
+            lines = [
+                f"{name!r}: {found.get(name)} instead of {expected.get(name)}"
+                for name in sorted(found.keys() | expected.keys())
+                if found.get(name) != expected.get(name)
+            ]
+            raise Difference(step, None, f"trees differ (seen through {side}):\n" + "\n".join(lines[:20]))
+        excess = block_excess(local.sides[0], side) if check_blocks else None
+        if excess:
+            raise Difference(step, None, excess)
+
+
+def run(operations: list[Operation], local_root: pathlib.Path, sides: tuple[pathlib.Path, pathlib.Path], every: int = 60) -> Difference | None:
+    """Runs a sequence in both places and returns the first difference."""
+    local, subject = Place((local_root, local_root)), Place(sides)
+    check_blocks = not any(operation[0] == "fallocate" for _, _, operation in operations)
+    try:
+        for step, (side, user, operation) in enumerate(operations):
+            paths = touched(operation)
+            watch = operation[0] not in TIMES_UNCLEAR
+            if watch:
+                before = [times_of(place, side, paths) + [slot_times(place, operation)] for place in (local, subject)]
+            expected, found = local.apply(side, user, operation), subject.apply(side, user, operation)
+            if expected != found:
+                return Difference(step, operation, f"as {user} on side {side}: {found} instead of {expected}")
+            if watch:
+                after = [times_of(place, side, paths) + [slot_times(place, operation)] for place in (local, subject)]
+                changes = [[moved(*pair) for pair in zip(*pairs)] for pairs in zip(before, after)]
+                if differ(*changes):
+                    text = f"(mtime, ctime) moved {changes[1]} instead of {changes[0]} for {[*paths, 'the open file']}"
+                    return Difference(step, operation, f"as {user} on side {side} (result {expected}): {text}")
+            if step % every == every - 1:
+                compare_trees(step, local, subject, check_blocks)
+        compare_trees(len(operations), local, subject, check_blocks)
+    except Difference as difference:
+        return difference
+    finally:
+        local.close()
+        subject.close()
+    return None
+
+
+def differ(expected: list, found: list) -> bool:
+    if EXACT_TIMES:
+        return expected != found
+    for wanted, got in zip(expected, found):
+        if isinstance(wanted, str) or isinstance(got, str):
+            if wanted != got:
+                return True
+        elif any(a and not b for a, b in zip(wanted, got)):
+            return True
+    return False
+
+
+# --- shrinking -----------------------------------------------------------------------------------------------------
+
+
+def shrink(operations: list[Operation], fails: Callable[[list[Operation]], Difference | None], limit: float = 60.0) -> list[Operation]:
+    """Leaves out parts, halves first, as long as what is left still fails."""
+    deadline = time.monotonic() + limit
+    size = max(1, len(operations) // 2)
+    while time.monotonic() < deadline:
+        position, reduced = 0, False
+        while position < len(operations) and time.monotonic() < deadline:
+            candidate = operations[:position] + operations[position + size :]
+            if candidate and fails(candidate):
+                operations, reduced = candidate, True
+            else:
+                position += size
+        if size == 1 and not reduced:
+            break
+        size = max(1, size // 2)
+    return operations
+
+
+@contextlib.contextmanager
+def fresh_directories(local_parent: pathlib.Path, sides: tuple[pathlib.Path, pathlib.Path], name: str):
+    """An empty directory of the same name in each place, gone afterwards."""
+    for parent in (local_parent, sides[0]):
+        (parent / name).mkdir(mode=0o755)
+        (parent / name).chmod(0o777)
+    try:
+        yield local_parent / name, (sides[0] / name, sides[1] / name)
+    finally:
+        for parent in (local_parent, sides[0]):
+            shutil.rmtree(parent / name, ignore_errors=True)
+
+
+def check(seed: int, count: int, local_parent: pathlib.Path, sides: tuple[pathlib.Path, pathlib.Path]) -> None:
+    """Runs one random sequence; AssertionError with a shrunk sequence if the places differ."""
+    harness.ensure_user("cairn-test-1")
+    old_umask = os.umask(0o022)
+    number = 0
+
+    def attempt(operations: list[Operation]) -> Difference | None:
+        nonlocal number
+        number += 1
+        with fresh_directories(local_parent, sides, f"model-{seed}-{number}") as (local, subject):
+            return run(operations, local, subject)
+
+    try:
+        operations = generate(seed, count)
+        difference = attempt(operations)
+        if difference is None:
+            return
+        small = shrink(operations[: difference.step + 1], attempt)
+        last = attempt(small) or difference
+        listing = "\n".join(f"    {operation!r}," for operation in small)
+        raise AssertionError(f"seed {seed}, {count} operations: {difference}\nshrunk to {len(small)}: {last}\n[\n{listing}\n]")
+    finally:
+        os.umask(old_umask)
