@@ -247,7 +247,9 @@ class Mount:
 
     def detach(self) -> None:
         """Unmounts lazily whatever state the mount is in."""
-        if is_mounted(self.path):
+        for _ in range(8):  # somebody may have mounted over it
+            if not is_mounted(self.path):
+                break
             subprocess.run(["umount", "-l", str(self.path)], check=False, timeout=30, stderr=subprocess.DEVNULL)
         self.lab.tell(f"unmounted {self.path}")
 

@@ -21,7 +21,10 @@ enum Lacking {
     /// Extents of this chunk.
     Extents(u32),
     /// Bytes of room: in all, and beyond what is free.
-    Room { needed: u64, missing: u64 },
+    Room {
+        needed: u64,
+        missing: u64,
+    },
     /// Set-id bits and capabilities must go first.
     Privileges,
     /// Too much is buffered already.

@@ -368,7 +368,7 @@ fn appends_of_two_mounts_do_not_overwrite_each_other() {
         let content = mount.read("log").await.expect("read");
         assert_eq!(content.len(), 120 * 100);
         assert!(content.chunks(100).all(|line| line.iter().all(|byte| *byte == line[0])));
-        assert_eq!(content.iter().filter(|byte| **byte == b'm').count(), 6000);
+        assert_eq!(content.chunks(100).filter(|line| line[0] == b'm').count(), 60);
     });
 }
 

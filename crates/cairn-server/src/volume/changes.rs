@@ -176,7 +176,7 @@ impl Inner {
         let held = self.leases.with(|table| {
             let held = touched.iter().chain(&subject).all(|ino| table.holds_exclusive(session, *ino));
             if held {
-                touched.iter().for_each(|ino| table.pin(*ino));
+                table.pin(&touched);
             }
             held
         });
@@ -256,7 +256,7 @@ impl Inner {
                 table.forget_node(*ino);
             }
             let grants = reply.attrs.iter().filter_map(|attr| {
-                table.pin(attr.ino);
+                table.pin(&[attr.ino]);
                 table.grant_to_maker(session, attr.ino)
             });
             grants.collect()

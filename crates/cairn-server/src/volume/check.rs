@@ -29,7 +29,7 @@ struct Report<'a> {
 
 impl Report<'_> {
     fn stage(&mut self, stage: &str, done: u64, total: u64) {
-        self.state.stage = stage.to_owned();
+        stage.clone_into(&mut self.state.stage);
         (self.state.done, self.state.total) = (done, total);
         (self.tell)(self.state.clone());
     }
@@ -59,7 +59,9 @@ pub(super) fn check(
                 .problem("nothing was repaired, because the volume is mounted: unmount it and check again".to_owned());
         }
     }
-    findings.iter().for_each(|finding| report.problem(finding.to_string()));
+    for finding in &findings {
+        report.problem(finding.to_string());
+    }
     if options.data {
         check_data(inner, &mut report)?;
     }

@@ -250,6 +250,24 @@ impl Committer {
     }
 }
 
+/// The thread's end, however it comes: nobody waits for it any longer.
+struct End(Arc<Inner>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let committer = &self.0.committer;
+        if std::thread::panicking() {
+            committer.poison("a fault of the server has stopped writing; restart it".to_owned());
+        }
+        let mut queue = committer.queue.lock();
+        queue.stopping = true;
+        queue.stopped = true;
+        let leftover = (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.held));
+        drop(queue);
+        drop(leftover);
+    }
+}
+
 /// The committer's thread.
 pub(super) struct Worker {
     inner: Arc<Inner>,
@@ -266,6 +284,7 @@ impl Worker {
     }
 
     pub(super) fn run(mut self) {
+        let _end = End(Arc::clone(&self.inner));
         while let Some(jobs) = self.inner.committer.take(self.deadline()) {
             let due = self.dirty_since.is_some_and(|since| since.elapsed() >= self.inner.options.durable_interval);
             if due || !jobs.is_empty() {
@@ -276,12 +295,6 @@ impl Worker {
         if self.dirty_since.is_some() {
             self.round(Vec::new(), true);
         }
-        let leftover = {
-            let mut queue = self.inner.committer.queue.lock();
-            queue.stopped = true;
-            (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.held))
-        };
-        drop(leftover);
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -62,7 +62,7 @@ impl Inner {
     /// Ends sessions that were silent for so long that nobody expects them back.
     pub(super) fn sweep_sessions(&self) {
         for session in self.sessions.all() {
-            if session.is_live() && self.sessions.silence(&session) > self.options.abandoned_after {
+            if session.is_live() && self.sessions.silence(&session) > self.options.abandoned_after() {
                 self.fence(session.id, "it was silent for so long that it is not expected back");
             }
         }

@@ -289,8 +289,8 @@ impl Table {
         holder.map_or(LeaseMode::None, |own| own.mode)
     }
 
-    pub(super) fn pin(&mut self, ino: Ino) {
-        self.pinned.insert(ino);
+    pub(super) fn pin(&mut self, inos: &[Ino]) {
+        self.pinned.extend(inos);
     }
 
     /// What was changed is committed.
@@ -330,17 +330,14 @@ impl Table {
         let stamp = self.next_stamp();
         let held = self.sessions.entry(session).or_default();
         let node = self.nodes.entry(ino).or_default();
-        let mode = match node.own(session) {
-            Some(own) => {
-                held.remove(&own.stamp);
-                own.stamp = stamp;
-                own.mode = own.mode.max(mode);
-                own.mode
-            }
-            None => {
-                node.holders.push(Holder { session, mode, stamp, recall: None });
-                mode
-            }
+        let mode = if let Some(own) = node.own(session) {
+            held.remove(&own.stamp);
+            own.stamp = stamp;
+            own.mode = own.mode.max(mode);
+            own.mode
+        } else {
+            node.holders.push(Holder { session, mode, stamp, recall: None });
+            mode
         };
         held.insert(stamp, ino);
         Grant { ino, mode, stamp }

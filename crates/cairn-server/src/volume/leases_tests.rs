@@ -233,6 +233,9 @@ impl World {
         };
         if waits {
             self.waiting.push((ticket, session, request));
+        } else {
+            // As the guard of a ticket does.
+            self.table.release_ticket(ticket);
         }
     }
 
@@ -313,7 +316,9 @@ proptest! {
                     let (gone, rest): (Vec<_>, Vec<_>) =
                         world.waiting.drain(..).partition(|(_, waiting, _)| *waiting == SessionId(session));
                     world.waiting = rest;
-                    gone.iter().for_each(|(ticket, ..)| world.table.release_ticket(*ticket));
+                    for (ticket, ..) in gone {
+                        world.table.release_ticket(ticket);
+                    }
                 }
                 Step::Retry(index) => {
                     if !world.waiting.is_empty() {

@@ -155,7 +155,9 @@ proptest! {
                 }
                 Step::End { owner } => {
                     table.remove_session(SessionId(owner));
-                    model.iter_mut().for_each(|byte| byte[owner as usize] = None);
+                    for byte in &mut model {
+                        byte[owner as usize] = None;
+                    }
                 }
             }
             let mut seen: Vec<[Option<bool>; 3]> = vec![[None; 3]; BYTES as usize];

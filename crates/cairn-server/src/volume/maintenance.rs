@@ -98,8 +98,20 @@ impl Maintenance {
     }
 }
 
+/// Tells of the thread's end, however it comes.
+struct End<'a>(&'a Weak<Inner>);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.maintenance.errands.lock().stopped = true;
+        }
+    }
+}
+
 /// The thread.
 pub(super) fn run(weak: &Weak<Inner>) {
+    let _end = End(weak);
     let mut last_compaction = Instant::now();
     let mut last_sweep = Instant::now();
     while let Some(inner) = weak.upgrade() {
@@ -109,7 +121,6 @@ pub(super) fn run(weak: &Weak<Inner>) {
                 inner.maintenance.wake.wait_for(&mut errands, TICK);
             }
             if errands.stopping {
-                errands.stopped = true;
                 return;
             }
             if std::mem::take(&mut errands.flush) {

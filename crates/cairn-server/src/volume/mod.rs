@@ -31,6 +31,7 @@ mod locks;
 mod maintenance;
 mod open;
 mod open_files;
+mod peer_process;
 mod pending;
 mod push;
 mod query;
@@ -82,10 +83,12 @@ type Reply = Result<(Answer, Vec<Bytes>), Failure>;
 pub struct VolumeOptions {
     /// A session that is silent for longer may be fenced.
     pub lease_ttl: Duration,
-    /// How long sessions from before a start may take to come back; normal work begins earlier if all are there.
-    pub grace: Duration,
-    /// A session that is silent for so long is ended even if nobody needs what it holds.
-    pub abandoned_after: Duration,
+    /// How long sessions from before a start may take to come back; normal work begins earlier if all are there. `None`:
+    /// as long as a lease lives.
+    pub grace: Option<Duration>,
+    /// A session that is silent for so long is ended even if nobody needs what it holds. `None`: ten times as long as a
+    /// lease lives.
+    pub abandoned_after: Option<Duration>,
     /// Longest time that a change stays undurable by itself.
     pub durable_interval: Duration,
     /// Memory for cached metadata, in bytes.
@@ -95,15 +98,24 @@ pub struct VolumeOptions {
 
 impl Default for VolumeOptions {
     fn default() -> Self {
-        let lease_ttl = Duration::from_secs(15);
         VolumeOptions {
-            lease_ttl,
-            grace: lease_ttl,
-            abandoned_after: lease_ttl * 10,
+            lease_ttl: Duration::from_secs(15),
+            grace: None,
+            abandoned_after: None,
             durable_interval: Duration::from_secs(1),
             metadata_cache: 128 * 1024 * 1024,
             packs: cairn_chunks::Options::default(),
         }
+    }
+}
+
+impl VolumeOptions {
+    fn grace(&self) -> Duration {
+        self.grace.unwrap_or(self.lease_ttl)
+    }
+
+    fn abandoned_after(&self) -> Duration {
+        self.abandoned_after.unwrap_or(self.lease_ttl * 10)
     }
 }
 

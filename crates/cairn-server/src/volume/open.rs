@@ -19,7 +19,7 @@ use super::maintenance::Maintenance;
 use super::open_files::OpenFiles;
 use super::pending::PendingBlobs;
 use super::recall::Leases;
-use super::restart::{Restart, is_dead};
+use super::restart::Restart;
 use super::room::RoomService;
 use super::sessions::Sessions;
 use super::usage::StoredBytes;
@@ -64,7 +64,7 @@ pub(super) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Vo
             }
         })
         .await?;
-    let grace = Arc::clone(inner).end_grace(inner.options.grace);
+    let grace = Arc::clone(inner).end_grace(inner.options.grace());
     if inner.sessions.is_empty() {
         grace.await;
     } else {
@@ -99,11 +99,8 @@ fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, V
     let mut lost = Vec::new();
     for (id, record) in snapshot.sessions()? {
         match sessions.recall_from_record(id, &record.info) {
-            Some(session) if !is_dead(&session.peer()) => leases.with(|table| table.add_session(id)),
-            _ => {
-                sessions.remove(id);
-                lost.push(id);
-            }
+            Some(_) => leases.with(|table| table.add_session(id)),
+            None => lost.push(id),
         }
     }
     let restart = Restart::new(sessions.all().iter().map(|session| session.id));

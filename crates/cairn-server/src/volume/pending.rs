@@ -144,8 +144,9 @@ impl PendingBlobs {
         let next = state.next_append;
         state.synced.push_back((next, synced));
         let oldest = state.appending.first().copied().unwrap_or(next);
-        while let Some((_, lengths)) = state.synced.pop_front_if(|(began_after, _)| *began_after <= oldest) {
-            state.targets.extend(lengths);
+        while state.synced.front().is_some_and(|(began_after, _)| *began_after <= oldest) {
+            let lengths = state.synced.pop_front().map(|(_, lengths)| lengths);
+            state.targets.extend(lengths.unwrap_or_default());
         }
         let mut changed = Vec::new();
         for (pack, target) in std::mem::take(&mut state.targets) {

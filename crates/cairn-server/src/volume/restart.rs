@@ -46,13 +46,16 @@ struct State {
     awaited: BTreeMap<SessionId, Claims>,
 }
 
+/// Leases that stand, and changes that were sent again.
+type Retold = (Vec<Grant>, Vec<Replay>);
+
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Restart {
     state: Mutex<State>,
     over: watch::Sender<bool>,
     /// What sessions have told once more after the time of grace, so far.
-    again: Mutex<HashMap<SessionId, (Vec<Grant>, Vec<Replay>)>>,
+    again: Mutex<HashMap<SessionId, Retold>>,
 }
 
 impl Restart {
@@ -287,15 +290,4 @@ impl Inner {
         let replayed = results.remove(&session).unwrap_or_default();
         Ok((Answer::Reclaimed { replayed, grants: earlier_grants }, Vec::new()))
     }
-}
-
-/// Whether a session cannot come back because its process, on this very machine, is no more. Only what the kernel said
-/// about the peer of a Unix socket counts.
-pub(super) fn is_dead(peer: &str) -> bool {
-    let process = peer.strip_prefix("unix ").and_then(|rest| rest.rsplit_once("process ")).map(|(_, number)| number);
-    let Some(process) = process.and_then(|number| number.parse::<i32>().ok()).and_then(rustix::process::Pid::from_raw)
-    else {
-        return false;
-    };
-    rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH)
 }

@@ -16,6 +16,7 @@ use cairn_wire::handshake::{MountInfo, SessionSecret};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use super::peer_process;
 use super::push::PushSender;
 
 /// One control connection of a session.
@@ -41,6 +42,9 @@ struct Description {
     directory: String,
     read_only: bool,
     peer: String,
+    /// See [`peer_process::start_of`].
+    #[serde(default)]
+    process_started: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -122,6 +126,7 @@ impl Session {
             directory: info.directory.clone(),
             read_only: info.read_only,
             peer: peer.to_owned(),
+            process_started: peer_process::start_of(peer),
         };
         // A plain structure of strings and numbers is always encoded.
         serde_json::to_vec(&description).unwrap_or_default().into()
@@ -152,9 +157,14 @@ impl Sessions {
         self.enter(id, hash_secret(secret), info, peer, Stage::Live)
     }
 
-    /// Enters a session from before the start. `None` if its description makes no sense.
+    /// Enters a session from before the start. `None` if it cannot come back: its process is no more, or its description
+    /// makes no sense.
     pub(super) fn recall_from_record(&self, id: SessionId, stored: &[u8]) -> Option<Arc<Session>> {
-        let Description { secret_hash, host, pid, directory, read_only, peer } = serde_json::from_slice(stored).ok()?;
+        let stored: Description = serde_json::from_slice(stored).ok()?;
+        let Description { secret_hash, host, pid, directory, read_only, peer, process_started } = stored;
+        if peer_process::is_gone(&peer, process_started) {
+            return None;
+        }
         let info = MountInfo { host, pid, directory, read_only };
         Some(self.enter(id, secret_hash, info, peer, Stage::Returning))
     }

@@ -159,15 +159,14 @@ impl Kernel {
         while cursor < end {
             let page = cursor / PAGE;
             let cached = self.cache.0.lock().pages.get(&ino).and_then(|pages| pages.get(&page)).cloned();
-            let content = match cached {
-                Some(content) => content,
-                None => {
-                    let pieces = self.volume.read(ino, handle, page * PAGE, PAGE as u32).await?;
-                    let mut content: Vec<u8> = pieces.concat();
-                    content.resize(PAGE as usize, 0);
-                    self.cache.0.lock().pages.entry(ino).or_default().insert(page, content.clone());
-                    content
-                }
+            let content = if let Some(content) = cached {
+                content
+            } else {
+                let pieces = self.volume.read(ino, handle, page * PAGE, PAGE as u32).await?;
+                let mut content: Vec<u8> = pieces.concat();
+                content.resize(PAGE as usize, 0);
+                self.cache.0.lock().pages.entry(ino).or_default().insert(page, content.clone());
+                content
             };
             let from = (cursor - page * PAGE) as usize;
             let to = ((end - page * PAGE) as usize).min(PAGE as usize);

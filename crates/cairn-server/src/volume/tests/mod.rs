@@ -30,8 +30,7 @@ const CHUNK: u32 = 64 * 1024;
 fn options() -> VolumeOptions {
     VolumeOptions {
         lease_ttl: Duration::from_millis(400),
-        grace: Duration::from_millis(400),
-        abandoned_after: Duration::from_secs(20),
+        abandoned_after: Some(Duration::from_secs(20)),
         durable_interval: Duration::from_millis(100),
         ..VolumeOptions::default()
     }

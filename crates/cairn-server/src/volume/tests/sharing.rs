@@ -87,7 +87,7 @@ async fn a_mount_that_was_away_for_long_comes_back_to_what_it_had() {
     let ino = mount.create(Ino::ROOT, "file", NewNode::Regular).await.expect("made");
     fixture.volume.detach(mount.id(), mount.attachment);
     assert!(!fixture.volume.sessions()[0].connected);
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let back = Mount::new(Arc::clone(&fixture.volume), Some(mount.resume())).await.expect("resumed");
     assert!(back.welcome.state_kept);
     let blob = mount.put(ino, b"late").await;
