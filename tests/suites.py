@@ -136,7 +136,7 @@ def ext4() -> Iterator[pathlib.Path]:
 
 
 def exclusions() -> dict[str, str]:
-    """Cases that the kernel's FUSE interface rules out, each with its reason."""
+    """Cases that the kernel's FUSE interface or glibc rules out, each with its reason."""
     result: dict[str, str] = {}
     for line in EXCLUSIONS.read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):

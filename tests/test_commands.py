@@ -35,7 +35,10 @@ def test_the_life_of_a_volume(lab: harness.Lab):
     made = server.create_volume("models", "5GiB", "--data-center", "EU-RO-1", "--chunk-size", "1MiB")
     assert re.fullmatch(r"[a-z0-9]{10}", made["id"])
     assert (made["name"], made["data_center"], made["chunk_size"], made["bytes_limit"]) == ("models", "EU-RO-1", 1 << 20, 5 << 30)
-    fails(lab, REFUSED, "volume", "create", "models", "--size", "1GiB", "--server", server.address, says="models")
+    # Names need not be unique; one that is not must be told apart by id.
+    twin = server.create_volume("models", "1GiB")
+    fails(lab, REFUSED, "volume", "show", "models", "--server", server.address, says=f"{made['id']}|{twin['id']}")
+    server.run("volume", "delete", twin["id"], "--yes")
     assert [volume["id"] for volume in server.json("volume", "list")] == [made["id"]]
     assert server.json("volume", "show", made["id"])["name"] == "models"
     server.run("volume", "resize", "models", "--size", "6GiB")
@@ -243,7 +246,7 @@ def test_a_stale_mount(lab: harness.Lab, server: harness.Server, own_mount: harn
 def test_no_fuse_device(lab: harness.Lab, server: harness.Server):
     """In a container without /dev/fuse the message names the flags for docker."""
     directory = lab.new_path("x")
-    prepare = f"mount -t tmpfs none /dev && exec {harness.binary()} mount vol {directory} --server {server.address} --log-file {lab.root}/x.log"
+    prepare = f"mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec {harness.binary()} mount vol {directory} --server {server.address} --log-file {lab.root}/x.log"
     probe = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
     if probe.returncode != 0:
         pytest.skip("no right to make a mount namespace")

@@ -214,13 +214,16 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
         clear_set_gid: bool,
     ) -> impl Future<Output = FsResult<()>> + Send;
     fn remove_xattr(&self, ino: Ino, name: Bytes) -> impl Future<Output = FsResult<()>> + Send;
+    /// `kill_privileges`: clear set-id bits and capabilities, as a write does.
     fn allocate(
         &self,
         ino: Ino,
         mode: AllocateMode,
         offset: u64,
         length: u64,
+        kill_privileges: bool,
     ) -> impl Future<Output = FsResult<()>> + Send;
+    /// Number of bytes copied. `kill_privileges`: clear set-id bits and capabilities of the target, as a write does.
     fn copy_range(
         &self,
         source: Ino,
@@ -228,6 +231,7 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
         target: Ino,
         target_offset: u64,
         length: u64,
+        kill_privileges: bool,
     ) -> impl Future<Output = FsResult<u64>> + Send;
     fn seek(&self, ino: Ino, offset: u64, target: SeekTarget) -> impl Future<Output = FsResult<u64>> + Send;
     fn stat_fs(&self) -> impl Future<Output = FsResult<VolumeUsage>> + Send;

@@ -90,6 +90,9 @@ pub(crate) struct NodeState {
     pub orphan: bool,
     /// The last name is gone, by a change of this session.
     pub removed: bool,
+    /// Attributes when they were last known, of a node that the kernel refers to: what is answered when the server no
+    /// longer has it (see [`NodeState::gone`]).
+    pub last_attr: Option<Box<Attr>>,
     /// The kernel may hold pages of this file, all of them read or written under the present lease.
     pub pages: bool,
     /// Reads that were answered; what they carried may be in the kernel's cache.
@@ -117,6 +120,7 @@ impl NodeState {
             declared_open: false,
             orphan: false,
             removed: false,
+            last_attr: None,
             pages: false,
             reads: 0,
             name: None,
@@ -183,6 +187,17 @@ impl NodeState {
         Some(attr)
     }
 
+    /// The server has let the node go, and this is what a program is told that still refers to it: it has a directory
+    /// open or as its working directory, or a special file or an `O_PATH` descriptor, none of which the server knows of.
+    pub(crate) fn gone(&self) -> Option<Attr> {
+        if self.removed && !self.orphan { self.without_name() } else { None }
+    }
+
+    /// The attributes that were known last, as those of a node that has no name any more.
+    pub(crate) fn without_name(&self) -> Option<Attr> {
+        self.last_attr.as_deref().map(|attr| Attr { nlink: 0, ..*attr })
+    }
+
     /// Nothing here waits to be sent.
     pub(crate) fn is_clean(&self) -> bool {
         self.pending_atime.is_none() && self.file().is_none_or(|file| file.overlay.is_clean() && !file.flushing)
@@ -243,6 +258,12 @@ impl NodeState {
 
     /// Drops everything that a lease covered. Buffered writes stay: they are the caller's to send or to save.
     pub(crate) fn lose_lease(&mut self) {
+        if self.references > 0
+            && self.gone().is_none()
+            && let Some(attr) = self.view()
+        {
+            self.last_attr = Some(Box::new(attr));
+        }
         self.lease = LeaseMode::None;
         self.epoch += 1;
         self.attr = None;
@@ -268,6 +289,7 @@ impl NodeState {
             && self.recall.is_none()
             && !self.sealed
             && self.is_clean()
+            && (self.references == 0 || self.gone().is_none())
     }
 }
 

@@ -389,6 +389,7 @@ fn setattr(arguments: &abi::SetattrIn) -> Operation {
         size: has(fattr::SIZE).then_some(arguments.size),
         atime: time(fattr::ATIME, fattr::ATIME_NOW, arguments.atime, arguments.atimensec),
         mtime: time(fattr::MTIME, fattr::MTIME_NOW, arguments.mtime, arguments.mtimensec),
+        read_at: None,
         kill_privileges: has(fattr::KILL_SUIDGID),
     };
     Operation::Setattr { change, handle: has(fattr::FH).then_some(Handle(arguments.fh)) }

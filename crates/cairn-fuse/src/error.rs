@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     #[error(
-        "/dev/fuse does not exist: in a container, start it with `docker run --device /dev/fuse --cap-add SYS_ADMIN` \
+        "/dev/fuse does not exist or is not the FUSE device: in a container, start it with `docker run --device /dev/fuse --cap-add SYS_ADMIN` \
          (on Ubuntu also `--security-opt apparmor=unconfined`); on a host, load the module with `modprobe fuse`"
     )]
     DeviceMissing,
@@ -36,6 +36,8 @@ pub enum MountError {
          `umount -l {0}` (not root: `fusermount3 -u -z {0}`) and try again"
     )]
     Stale(PathBuf),
+    #[error("a volume is mounted at {0} already: use it, or unmount it first with `cairn umount {0}`")]
+    AlreadyMounted(PathBuf),
     #[error(
         "fusermount3 is not installed and only root can mount without it: install the package `fuse3` or run as root"
     )]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::device::DEVICE_PATH;
@@ -10,6 +11,9 @@ use crate::options::MountOptions;
 
 /// Places where distributions put the helper, beside `PATH`.
 const HELPER_DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+
+/// What `/dev/fuse` is on every Linux: character device 10, 229 (the kernel's Documentation/admin-guide/devices.txt).
+const DEVICE_NUMBER: u64 = libc::makedev(10, 229);
 
 /// Whether this process acts as root (which in a container need not mean that it may mount).
 pub(crate) fn is_root() -> bool {
@@ -20,8 +24,9 @@ pub(crate) fn is_root() -> bool {
 /// Checks device, helper and directory; returns the directory's absolute path.
 pub(crate) fn check(options: &MountOptions) -> Result<PathBuf, MountError> {
     let directory = check_directory(options)?;
-    match OpenOptions::new().read(true).write(true).open(DEVICE_PATH) {
-        Ok(_) => {}
+    match OpenOptions::new().read(true).write(true).open(DEVICE_PATH).and_then(|device| device.metadata()) {
+        Ok(found) if found.file_type().is_char_device() && found.rdev() == DEVICE_NUMBER => {}
+        Ok(_) => return Err(MountError::DeviceMissing),
         Err(error) => {
             return Err(match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => MountError::DeviceMissing,
@@ -48,6 +53,9 @@ fn check_directory(options: &MountOptions) -> Result<PathBuf, MountError> {
         return Err(MountError::NotADirectory(directory.clone()));
     }
     let absolute = directory.canonicalize().map_err(explain)?;
+    if is_cairn_mount(&absolute) {
+        return Err(MountError::AlreadyMounted(absolute));
+    }
     if !options.allows_nonempty() && fs::read_dir(&absolute).map_err(explain)?.next().is_some() {
         return Err(MountError::NotEmpty(absolute));
     }
@@ -99,6 +107,14 @@ pub(crate) fn raise_read_ahead(device: &str, kib: u32) {
 pub(crate) fn mountinfo_device(directory: &Path) -> Option<String> {
     let list = fs::read_to_string("/proc/self/mountinfo").ok()?;
     find_device(&list, directory.to_str()?)
+}
+
+/// Whether a volume is mounted at exactly this directory already.
+fn is_cairn_mount(directory: &Path) -> bool {
+    let list = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    directory.to_str().is_some_and(|directory| {
+        list.lines().any(|line| line.contains(" - fuse.cairn ") && find_device(line, directory).is_some())
+    })
 }
 
 /// Of several mounts on one directory, the last one listed is the one that is seen.

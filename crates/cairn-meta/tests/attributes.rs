@@ -53,6 +53,21 @@ fn times_are_set_as_told() {
 }
 
 #[test]
+fn a_read_moves_the_access_time_alone() {
+    let mut volume = Volume::new();
+    let file = volume.file(ROOT, "file");
+    let before = volume.attr(file);
+    let op = volume.set_attr_op(file, AttrChange { read_at: Some(time(77)), ..AttrChange::default() });
+    volume.apply(&op);
+    let attr = volume.attr(file);
+    assert_eq!((attr.atime, attr.mtime, attr.ctime), (time(77), before.mtime, before.ctime));
+    let op = volume.set_attr_op(file, AttrChange { atime: Some(time(78)), ..AttrChange::default() });
+    volume.apply(&op);
+    let attr = volume.attr(file);
+    assert_eq!((attr.atime, attr.mtime, attr.ctime), (time(78), before.mtime, time(volume.now)));
+}
+
+#[test]
 fn a_new_owner_loses_privileges() {
     let mut volume = Volume::new();
     let (file, dir) = (volume.file(ROOT, "file"), volume.dir(ROOT, "dir"));

@@ -3,19 +3,21 @@
 mod common;
 
 use cairn_meta::{BlobPlace, SeekTarget};
-use cairn_types::{AllocateMode, Errno, Extent, ExtentList, Ino, MetaOp, NewNode, Source, Timestamp, WrittenExtent};
+use cairn_types::{AllocateMode, AttrChange, Errno, Extent, ExtentList, Ino, MetaOp, NewNode, Source, Timestamp, WrittenExtent};
 use common::{CHUNK, Volume, time};
 
 const ROOT: Ino = Ino::ROOT;
 const CHUNK64: u64 = CHUNK as u64;
+/// When [`allocate`] and [`copy`] happen.
+const LATER: Timestamp = Timestamp { secs: 1_800_000_000, nanos: 0 };
 
 fn allocate(ino: Ino, mode: AllocateMode, offset: u64, length: u64) -> MetaOp {
-    MetaOp::Allocate { ino, mode, offset, length, time: Timestamp { secs: 1_800_000_000, nanos: 0 } }
+    MetaOp::Allocate { ino, mode, offset, length, kill_privileges: false, time: LATER }
 }
 
 fn copy(source: Ino, source_offset: u64, target: Ino, target_offset: u64, length: u64) -> MetaOp {
-    let time = Timestamp { secs: 1_800_000_000, nanos: 0 };
-    MetaOp::CopyRange { source, source_offset, target, target_offset, length, time }
+    let (kill_privileges, time) = (false, LATER);
+    MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time }
 }
 
 fn extents(volume: &Volume, ino: Ino) -> Vec<(u32, ExtentList)> {
@@ -34,9 +36,14 @@ fn a_write_sets_size_times_and_usage() {
     assert_eq!(volume.snapshot().usage().expect("readable").bytes_used, 1024);
     let packs = volume.snapshot().pack_records().expect("readable");
     assert_eq!((packs[0].0, packs[0].1.live_bytes, packs[0].1.live_blobs), (1, 1050, 1));
-    let op = MetaOp::Write { ino: file, extents: vec![], size: 10, mtime: time(0) };
+    let op = MetaOp::Write { ino: file, extents: vec![], size: 10, mtime: time(9), time: time(1) };
     volume.apply(&op);
-    assert_eq!(volume.attr(file).size, 1100, "a write never shortens");
+    let attr = volume.attr(file);
+    assert_eq!(attr.size, 1100, "a write never shortens");
+    assert_eq!((attr.mtime, attr.ctime), (time(9), now), "the change time never goes back, nor to an explicit mtime");
+    let op = MetaOp::Write { ino: file, extents: vec![], size: 10, mtime: LATER, time: time(volume.now + 1) };
+    volume.apply(&op);
+    assert_eq!((volume.attr(file).mtime, volume.attr(file).ctime), (LATER, time(volume.now + 1)));
     volume.assert_sound();
 }
 
@@ -55,6 +62,7 @@ fn a_write_refuses_what_cannot_be() {
         extents: extents.to_vec(),
         size,
         mtime: Timestamp::default(),
+        time: Timestamp::default(),
     };
     volume.refused(&write(Ino(999), &[], 0), Errno::ENOENT);
     volume.refused(&write(dir, &[], 0), Errno::EISDIR);
@@ -140,15 +148,14 @@ fn truncation_cuts_and_growth_leaves_a_hole() {
 fn fallocate_modes() {
     let mut volume = Volume::new();
     let file = volume.file(ROOT, "file");
-    let mtime = volume.attr(file).mtime;
     volume.refused(&allocate(file, AllocateMode::Punch, 0, 0), Errno::EINVAL);
     volume.refused(&allocate(ROOT, AllocateMode::Punch, 0, 1), Errno::EISDIR);
     volume.refused(&allocate(file, AllocateMode::Punch, u64::MAX, 2), Errno::EFBIG);
     volume.refused(&allocate(file, AllocateMode::Reserve { keep_size: true }, CHUNK64 << 32, 1), Errno::EFBIG);
     volume.apply(&allocate(file, AllocateMode::Reserve { keep_size: true }, 0, 2 * CHUNK64));
     let attr = volume.attr(file);
-    assert_eq!((attr.size, attr.allocated, attr.mtime), (0, 2 * CHUNK64, mtime));
-    assert!(attr.ctime > mtime);
+    assert_eq!((attr.size, attr.allocated, attr.mtime), (0, 2 * CHUNK64, LATER));
+    assert_eq!(attr.ctime, LATER);
     let op = volume.write_op(file, CHUNK64 - 5, 10);
     volume.apply(&op);
     assert_eq!((volume.attr(file).size, volume.attr(file).allocated), (CHUNK64 + 5, 2 * CHUNK64));
@@ -163,6 +170,33 @@ fn fallocate_modes() {
     let op = volume.truncate_op(file, 60);
     volume.apply(&op);
     assert_eq!(volume.attr(file).allocated, 60, "what was set aside beyond the end goes too");
+    volume.assert_sound();
+}
+
+#[test]
+fn a_change_of_content_takes_privileges() {
+    let mut volume = Volume::new();
+    let (file, source) = (volume.file(ROOT, "file"), volume.file(ROOT, "source"));
+    let op = volume.write_op(source, 0, 10);
+    volume.apply(&op);
+    let ops = |kill_privileges| {
+        let (ino, offset, length, time) = (file, 0, 10, LATER);
+        let mut ops: Vec<MetaOp> =
+            [AllocateMode::Reserve { keep_size: true }, AllocateMode::Punch, AllocateMode::Zero { keep_size: true }]
+                .map(|mode| MetaOp::Allocate { ino, mode, offset, length, kill_privileges, time })
+                .into();
+        let (target, source_offset, target_offset) = (file, 0, 0);
+        ops.push(MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time });
+        ops
+    };
+    for (kill, mode) in [(false, 0o6755), (true, 0o755)] {
+        for op in ops(kill) {
+            let chmod = volume.set_attr_op(file, AttrChange { mode: Some(0o6755), ..AttrChange::default() });
+            volume.apply(&chmod);
+            volume.apply(&op);
+            assert_eq!(volume.attr(file).mode, mode, "{op:?}");
+        }
+    }
     volume.assert_sound();
 }
 

@@ -52,6 +52,9 @@ pub struct AttrChange {
     pub size: Option<u64>,
     pub atime: Option<Timestamp>,
     pub mtime: Option<Timestamp>,
+    /// A program read the node at this time: becomes the access time and, as reading changes nothing, leaves the
+    /// change time alone.
+    pub read_at: Option<Timestamp>,
     /// Clear set-user-id, set-group-id (where group execution is allowed) and `security.capability`, as a write does.
     pub kill_privileges: bool,
 }
@@ -150,28 +153,33 @@ pub enum MetaOp {
         name: Bytes,
         time: Timestamp,
     },
-    /// File content that is already at the chunk server. The size becomes at least `size`; `mtime` is set.
+    /// File content that is already at the chunk server. The size becomes at least `size`. `mtime` is set (it may have
+    /// been given explicitly after the write); `time` is that of the last write, and never moves the change time back.
     Write {
         ino: Ino,
         extents: Vec<WrittenExtent>,
         size: u64,
         mtime: Timestamp,
+        time: Timestamp,
     },
+    /// `kill_privileges` as in [`AttrChange`].
     Allocate {
         ino: Ino,
         mode: AllocateMode,
         offset: u64,
         length: u64,
+        kill_privileges: bool,
         time: Timestamp,
     },
     /// `copy_file_range` without moving bytes. Copies up to `length` bytes, cut at the source's end;
-    /// [`OpReply::value`] is the number copied.
+    /// [`OpReply::value`] is the number copied. `kill_privileges` as in [`AttrChange`], of the target.
     CopyRange {
         source: Ino,
         source_offset: u64,
         target: Ino,
         target_offset: u64,
         length: u64,
+        kill_privileges: bool,
         time: Timestamp,
     },
     /// This session no longer has the nameless file open.

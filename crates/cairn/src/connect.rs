@@ -44,7 +44,7 @@ pub(crate) async fn admin(connection: &Connection) -> Result<AdminClient> {
 pub(crate) fn admin_error(error: AdminError) -> anyhow::Error {
     let exit = match &error {
         AdminError::Unreachable { .. } => Exit::Unreachable,
-        AdminError::Refused(_) => Exit::Refused,
+        AdminError::Refused(_) | AdminError::Failed(_) => Exit::Refused,
         _ => Exit::Failure,
     };
     WithExit(exit, error.to_string()).into()

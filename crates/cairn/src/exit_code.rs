@@ -14,7 +14,7 @@ pub(crate) enum Exit {
     Damaged = 4,
     /// The server cannot be reached.
     Unreachable = 5,
-    /// The server refuses: key, version, unknown volume.
+    /// The server says no: key, version, unknown volume, a volume that is in use, a limit.
     Refused = 6,
     /// The kernel or the directory does not allow a mount.
     CannotMount = 7,

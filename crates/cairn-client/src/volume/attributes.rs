@@ -11,7 +11,7 @@ use cairn_wire::message::QueryAnswer;
 use super::Shared;
 use super::core::{outcome_unknown, unfitting};
 use crate::api::AttrReply;
-use crate::inodes::Node;
+use crate::inodes::{Node, NodeState};
 
 /// `relatime`: an access time older than this is renewed in any case.
 const ACCESS_TIME_AGE: i64 = 24 * 60 * 60;
@@ -24,6 +24,9 @@ impl Shared {
     pub(crate) async fn setattr(self: &Arc<Self>, ino: Ino, change: AttrChange) -> FsResult<AttrReply> {
         self.writable()?;
         let node = self.table.get_or_insert(ino);
+        if let Some(attr) = change_gone(&mut node.lock(), &change) {
+            return Ok(AttrReply { attr, ttl: Duration::ZERO });
+        }
         if let Some(size) = change.size {
             if size > self.file_size_max() {
                 return Err(Errno::EFBIG);
@@ -154,6 +157,19 @@ impl Shared {
         drop(state);
         self.access_times.lock().push(node.ino);
     }
+}
+
+/// Changes the attributes of a node that only the kernel still refers to, if it is one.
+fn change_gone(state: &mut NodeState, change: &AttrChange) -> Option<Attr> {
+    let mut attr = state.gone()?;
+    attr.mode = change.mode.unwrap_or(attr.mode);
+    attr.uid = change.uid.unwrap_or(attr.uid);
+    attr.gid = change.gid.unwrap_or(attr.gid);
+    attr.atime = change.atime.unwrap_or(attr.atime);
+    attr.mtime = change.mtime.unwrap_or(attr.mtime);
+    attr.ctime = Timestamp::now();
+    state.last_attr = Some(Box::new(attr));
+    Some(attr)
 }
 
 /// Counts a change of content at the server.

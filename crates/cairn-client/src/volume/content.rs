@@ -17,6 +17,7 @@ impl Shared {
         mode: AllocateMode,
         offset: u64,
         length: u64,
+        kill_privileges: bool,
     ) -> FsResult<()> {
         self.writable()?;
         if length == 0 {
@@ -28,7 +29,8 @@ impl Shared {
         }
         let node = self.table.get_or_insert(ino);
         self.flush_node(&node).await?;
-        let op = MetaOp::Allocate { ino, mode, offset, length, time: Timestamp::now() };
+        let time = Timestamp::now();
+        let op = MetaOp::Allocate { ino, mode, offset, length, kill_privileges, time };
         self.call_on_content(op, &node, None).await?;
         Ok(())
     }
@@ -40,6 +42,7 @@ impl Shared {
         target: Ino,
         target_offset: u64,
         length: u64,
+        kill_privileges: bool,
     ) -> FsResult<u64> {
         self.writable()?;
         if length == 0 {
@@ -52,7 +55,9 @@ impl Shared {
         let to = self.table.get_or_insert(target);
         self.flush_node(&from).await?;
         self.flush_node(&to).await?;
-        let op = MetaOp::CopyRange { source, source_offset, target, target_offset, length, time: Timestamp::now() };
+        let time = Timestamp::now();
+        let op =
+            MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time };
         let _waiting = from.wait_for_server();
         let reply = self.call_on_content(op, &to, None).await?;
         Ok(reply.value)

@@ -158,6 +158,9 @@ impl Shared {
         let node = self.table.get_or_insert(ino);
         {
             let state = node.lock();
+            if let Some(attr) = state.gone() {
+                return Ok(AttrReply { attr, ttl: Duration::ZERO });
+            }
             if self.usable(&state, LeaseMode::Shared)
                 && let Some(attr) = state.view()
             {
@@ -166,7 +169,15 @@ impl Shared {
             }
         }
         self.await_recall(&node).await?;
-        let reply = self.query(Query::Attr { ino }, &[&node]).await?;
+        let reply = match self.query(Query::Attr { ino }, &[&node]).await {
+            Ok(reply) => reply,
+            // Another mount has removed what the kernel refers to.
+            Err(Errno::ENOENT) => {
+                let attr = node.lock().without_name().ok_or(Errno::ENOENT)?;
+                return Ok(AttrReply { attr, ttl: Duration::ZERO });
+            }
+            Err(errno) => return Err(errno),
+        };
         let QueryAnswer::Attr(attr) = reply.answer else { return unfitting(&reply.answer) };
         self.absorb(&reply.grants, &[attr]);
         Ok(self.told(&node, &attr))

@@ -101,6 +101,9 @@ impl Shared {
             return Err(Errno::EBADF);
         }
         let node = self.table.get_or_insert(ino);
+        if node.lock().gone().is_some() {
+            return Ok(Vec::new());
+        }
         let mut listing = handle.listing.lock().await;
         if cursor == 0 {
             listing.restart();

@@ -116,6 +116,9 @@ impl Shared {
     pub(crate) fn drop_orphan(self: &Arc<Self>, node: &Arc<Node>) {
         let orphan = {
             let mut state = node.lock();
+            if let Some(attr) = state.view() {
+                state.last_attr = Some(Box::new(attr));
+            }
             if let Some(file) = state.file_mut()
                 && !file.flushing
             {
@@ -168,6 +171,9 @@ impl Shared {
         if let Some(node) = self.table.get(ino) {
             let mut state = node.lock();
             state.references = state.references.saturating_sub(references);
+            if state.references == 0 {
+                state.last_attr = None;
+            }
         }
     }
 

@@ -363,8 +363,15 @@ impl FileSystem for Volume {
         self.0.remove_xattr(ino, name).await
     }
 
-    async fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, length: u64) -> FsResult<()> {
-        self.0.allocate(ino, mode, offset, length).await
+    async fn allocate(
+        &self,
+        ino: Ino,
+        mode: AllocateMode,
+        offset: u64,
+        length: u64,
+        kill_privileges: bool,
+    ) -> FsResult<()> {
+        self.0.allocate(ino, mode, offset, length, kill_privileges).await
     }
 
     async fn copy_range(
@@ -374,8 +381,9 @@ impl FileSystem for Volume {
         target: Ino,
         target_offset: u64,
         length: u64,
+        kill_privileges: bool,
     ) -> FsResult<u64> {
-        self.0.copy_range(source, source_offset, target, target_offset, length).await
+        self.0.copy_range(source, source_offset, target, target_offset, length, kill_privileges).await
     }
 
     async fn seek(&self, ino: Ino, offset: u64, target: SeekTarget) -> FsResult<u64> {

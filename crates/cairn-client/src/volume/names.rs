@@ -44,6 +44,9 @@ impl Shared {
 
     async fn resolve(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Resolved> {
         let directory = self.table.get_or_insert(parent);
+        if directory.lock().gone().is_some() {
+            return Err(Errno::ENOENT);
+        }
         match self.cached(&directory, name) {
             (Cached::Absent, entry_ttl) => {
                 add(&self.counters.answered_locally, 1);
@@ -96,9 +99,9 @@ impl Shared {
     }
 
     /// The node that is called `name`, if any, and if asking is not refused.
-    async fn target(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Option<Arc<Node>>> {
+    async fn target(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Option<(Arc<Node>, Attr)>> {
         Ok(match self.resolve(parent, name).await? {
-            Resolved::Present(attr, _) => Some(self.table.get_or_insert(attr.ino)),
+            Resolved::Present(attr, _) => Some((self.table.get_or_insert(attr.ino), attr)),
             Resolved::Absent(_) => None,
         })
     }
@@ -259,22 +262,25 @@ impl Shared {
     pub(crate) async fn unlink(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<()> {
         self.writable()?;
         let directory = self.table.get_or_insert(parent);
-        let target = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        let (target, attr) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
         let keep = target.lock().opens > 0;
-        let op = MetaOp::Unlink { parent, name: name.clone(), keep, time: Timestamp::now() };
+        let time = Timestamp::now();
+        let op = MetaOp::Unlink { parent, name: name.clone(), keep, time };
         let outcome = self.call(op, &[&directory, &target]).await;
         self.entry_changed(&outcome, parent, &name, None);
-        self.note_removed(&outcome?, keep);
+        self.note_removed(&outcome?, keep, Some(Attr { ctime: time, ..attr }));
         Ok(())
     }
 
     pub(crate) async fn rmdir(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<()> {
         self.writable()?;
         let directory = self.table.get_or_insert(parent);
-        let op = MetaOp::Rmdir { parent, name: name.clone(), time: Timestamp::now() };
-        let outcome = self.call(op, &[&directory]).await;
+        let (target, attr) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        let time = Timestamp::now();
+        let op = MetaOp::Rmdir { parent, name: name.clone(), time };
+        let outcome = self.call(op, &[&directory, &target]).await;
         self.entry_changed(&outcome, parent, &name, None);
-        self.note_removed(&outcome?, false);
+        self.note_removed(&outcome?, false, Some(Attr { ctime: time, size: 0, ..attr }));
         Ok(())
     }
 
@@ -289,8 +295,8 @@ impl Shared {
         self.writable()?;
         let directory = self.table.get_or_insert(parent);
         let new_directory = self.table.get_or_insert(new_parent);
-        let source = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
-        let target = self.target(new_parent, &new_name).await?;
+        let (source, _) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        let (target, target_attr) = self.target(new_parent, &new_name).await?.unzip();
         // After a crash the new name must not lead to a file that is emptier than what it replaced.
         self.flush_node(&source).await?;
         if mode == RenameMode::Exchange
@@ -302,6 +308,7 @@ impl Shared {
         let keep = replaced.is_some_and(|node| node.lock().opens > 0);
         let kind_of = |node: &Arc<Node>| node.lock().attr.map(|attr| Link { ino: node.ino, kind: attr.kind });
         let (source_link, target_link) = (kind_of(&source), target.as_ref().and_then(kind_of));
+        let time = Timestamp::now();
         let op = MetaOp::Rename {
             parent,
             name: name.clone(),
@@ -309,13 +316,13 @@ impl Shared {
             new_name: new_name.clone(),
             mode,
             keep,
-            time: Timestamp::now(),
+            time,
         };
         let mut nodes = vec![&directory, &new_directory, &source];
         nodes.extend(&target);
         let outcome = self.call(op, &nodes).await;
         self.note_renamed(&outcome, (parent, &name, source_link), (new_parent, &new_name, target_link), mode);
-        self.note_removed(&outcome?, keep);
+        self.note_removed(&outcome?, keep, target_attr.map(|attr| Attr { ctime: time, ..attr }));
         source.lock().name = Some(new_name);
         Ok(())
     }
@@ -345,8 +352,9 @@ impl Shared {
         self.entry_changed(outcome, new_parent, new_name, source);
     }
 
-    /// Takes note of a node whose last name went with a change. `keep`: its content was asked to stay.
-    pub(crate) fn note_removed(self: &Arc<Self>, reply: &OpReply, keep: bool) {
+    /// Takes note of a node whose last name went with a change. `keep`: its content was asked to stay. `last`: what its
+    /// attributes are now, if it is the node that was expected to go.
+    fn note_removed(self: &Arc<Self>, reply: &OpReply, keep: bool, last: Option<Attr>) {
         let Some(ino) = reply.removed else { return };
         let node = self.table.get_or_insert(ino);
         let release = {
@@ -360,6 +368,9 @@ impl Shared {
         };
         if release {
             self.drop_orphan(&node);
+            if let Some(last) = last.filter(|last| last.ino == ino) {
+                node.lock().last_attr = Some(Box::new(last));
+            }
         }
     }
 }

@@ -157,7 +157,11 @@ impl Shared {
                     }
                     continue;
                 }
-                Err(errno) => return Err(errno),
+                Err(errno) => {
+                    let name = node.lock().name.clone();
+                    tracing::error!(%ino, ?name, offset, length, ?errno, "a file cannot be read here");
+                    return Err(errno);
+                }
             };
             {
                 let mut state = node.lock();

@@ -66,14 +66,16 @@ impl Shared {
         self.writable()?;
         let length = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
         let node = self.table.get_or_insert(ino);
-        if let Some(handle) = handle {
-            self.take_error(&node, handle)?;
-        }
-        if length == 0 {
-            return Ok(0);
-        }
         let mut wanted = None;
         loop {
+            // Anew each time: while this waited, what was written before it may have been lost, and then the program
+            // must hear of that before anything more of it reaches the file.
+            if let Some(handle) = handle {
+                self.take_error(&node, handle)?;
+            }
+            if length == 0 {
+                return Ok(0);
+            }
             match self.try_write(&node, offset, &data, flags)? {
                 Lacking::Nothing => break,
                 Lacking::Lease => {

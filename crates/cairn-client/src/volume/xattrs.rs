@@ -23,9 +23,12 @@ fn flag_of(name: &[u8]) -> AttrFlags {
 }
 
 impl Shared {
-    /// The node's flags, if they are known under a lease.
+    /// The node's flags, if they are known under a lease. Of a node that is gone, nothing is left.
     fn known_flags(&self, node: &Node) -> Option<AttrFlags> {
         let state = node.lock();
+        if state.gone().is_some() {
+            return Some(AttrFlags::default());
+        }
         if !self.usable(&state, LeaseMode::Shared) {
             return None;
         }

@@ -278,9 +278,11 @@ impl Shared {
                 match (state.file(), state.attr) {
                     (Some(file), Some(attr)) if state.epoch == part.epoch => {
                         let mtime = file.pending_mtime.unwrap_or(attr.mtime);
+                        let time = file.pending_ctime.unwrap_or(attr.ctime);
+                        let ino = part.node.ino;
                         let size = self.end_of(&part.chunks);
                         for extents in part.extents.chunks(OP_EXTENTS) {
-                            ops.push(MetaOp::Write { ino: part.node.ino, extents: extents.to_vec(), size, mtime });
+                            ops.push(MetaOp::Write { ino, extents: extents.to_vec(), size, mtime, time });
                         }
                     }
                     _ => part.outcome = Err(Errno::ESTALE),
@@ -418,10 +420,9 @@ impl Shared {
             let mut state = node.lock();
             let Some(atime) = state.pending_atime else { continue };
             match state.attr {
-                Some(attr) if state.lease == LeaseMode::Exclusive && !state.removed => {
-                    let change = AttrChange { atime: Some(atime), ..AttrChange::default() };
-                    // Reading a file does not change it: the change time stays.
-                    ops.push(MetaOp::SetAttr { ino: node.ino, change, time: attr.ctime });
+                Some(_) if state.lease == LeaseMode::Exclusive && !state.removed => {
+                    let change = AttrChange { read_at: Some(atime), ..AttrChange::default() };
+                    ops.push(MetaOp::SetAttr { ino: node.ino, change, time: atime });
                     sent.push((node, atime));
                 }
                 _ => state.pending_atime = None,

@@ -481,7 +481,14 @@ impl FileSystem for MemoryFs {
         self.shared.state.lock().node(ino)?.xattrs.remove(&name).map(drop).ok_or(Errno::ENODATA)
     }
 
-    async fn allocate(&self, ino: Ino, mode: AllocateMode, offset: u64, length: u64) -> FsResult<()> {
+    async fn allocate(
+        &self,
+        ino: Ino,
+        mode: AllocateMode,
+        offset: u64,
+        length: u64,
+        _kill_privileges: bool,
+    ) -> FsResult<()> {
         let mut state = self.shared.state.lock();
         let (start, end) = (offset as usize, (offset + length) as usize);
         let bytes = state.file(ino)?;
@@ -508,6 +515,7 @@ impl FileSystem for MemoryFs {
         target: Ino,
         target_offset: u64,
         length: u64,
+        _kill_privileges: bool,
     ) -> FsResult<u64> {
         let mut state = self.shared.state.lock();
         let bytes = state.file(source)?;

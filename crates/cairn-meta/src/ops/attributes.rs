@@ -36,9 +36,12 @@ pub(super) fn set_attr(
         resize(batch, &mut inode, size)?;
         inode.attr.mtime = time;
     }
-    inode.attr.atime = change.atime.unwrap_or(inode.attr.atime);
+    inode.attr.atime = change.atime.or(change.read_at).unwrap_or(inode.attr.atime);
     inode.attr.mtime = change.mtime.unwrap_or(inode.attr.mtime);
-    inode.attr.ctime = time;
+    // A read alone changes nothing.
+    if *change != (AttrChange { read_at: change.read_at, ..AttrChange::default() }) || change.read_at.is_none() {
+        inode.attr.ctime = time;
+    }
     batch.charge_bytes(charged_before, inode.attr.charged());
     batch.save(&mut inode);
     Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino])? })
@@ -46,7 +49,7 @@ pub(super) fn set_attr(
 
 /// What a change of owner or content takes away: the set-user-id bit, the set-group-id bit where the group may
 /// execute (elsewhere it means mandatory locking), and capabilities.
-fn kill_privileges(batch: &mut Batch, inode: &mut InodeRecord) -> Result<(), ApplyError> {
+pub(super) fn kill_privileges(batch: &mut Batch, inode: &mut InodeRecord) -> Result<(), ApplyError> {
     inode.attr.mode = without_set_ids(&inode.attr);
     if inode.attr.flags.contains(AttrFlags::HAS_CAPABILITY) {
         batch.set_xattr_row(inode, CAPABILITY, None)?;

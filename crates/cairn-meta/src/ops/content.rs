@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use cairn_types::{AllocateMode, Errno, Extent, Ino, OpReply, Source, Timestamp, WrittenExtent};
 
+use super::attributes::kill_privileges;
 use super::{must_be_regular, reply};
 use crate::batch::{ApplyContext, Batch};
 use crate::edit::{NO_PENDING, file_size_max};
@@ -21,13 +22,28 @@ pub(super) struct Position {
     pub(super) offset: u64,
 }
 
+/// The times of a flushed write.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub(super) mtime: Timestamp,
+    /// Of the last write that is part of it.
+    pub(super) time: Timestamp,
+}
+
+/// What comes with every change of content that is made at once.
+#[derive(Clone, Copy)]
+pub(super) struct Change {
+    pub(super) kill_privileges: bool,
+    pub(super) time: Timestamp,
+}
+
 pub(super) fn write(
     batch: &mut Batch,
     context: &ApplyContext<'_>,
     ino: Ino,
     extents: &[WrittenExtent],
     size: u64,
-    mtime: Timestamp,
+    times: Times,
 ) -> Result<OpReply, ApplyError> {
     let mut inode = batch.known(ino)?;
     must_be_regular(inode.attr.kind)?;
@@ -48,7 +64,9 @@ pub(super) fn write(
         }
         batch.set_chunk(&mut inode, chunk, &old, new, context.pending_blobs)?;
     }
-    finish(batch, &mut inode, charged_before, end, Some(mtime), mtime)
+    // A flush may come later than a change of attributes that was made after the write.
+    let ctime = inode.attr.ctime.max(times.time);
+    finish(batch, &mut inode, charged_before, end, times.mtime, ctime)
 }
 
 pub(super) fn allocate(
@@ -58,7 +76,7 @@ pub(super) fn allocate(
     mode: AllocateMode,
     offset: u64,
     length: u64,
-    time: Timestamp,
+    change: Change,
 ) -> Result<OpReply, ApplyError> {
     let mut inode = batch.known(ino)?;
     must_be_regular(inode.attr.kind)?;
@@ -71,6 +89,9 @@ pub(super) fn allocate(
         return Err(Errno::EFBIG.into());
     }
     let charged_before = inode.attr.charged();
+    if change.kill_privileges {
+        kill_privileges(batch, &mut inode)?;
+    }
     if mode == AllocateMode::Punch {
         // Only what is there: a hole is punched into a huge sparse file at the cost of its data.
         let first = chunk_of(offset, chunk_size);
@@ -85,7 +106,7 @@ pub(super) fn allocate(
             batch.set_chunk(&mut inode, chunk, &old, new, NO_PENDING)?;
         }
         let size = inode.attr.size;
-        return finish(batch, &mut inode, charged_before, size, Some(time), time);
+        return finish(batch, &mut inode, charged_before, size, change.time, change.time);
     }
     for chunk in chunk_of(offset, chunk_size)..=chunk_of(end - 1, chunk_size) {
         let start = u64::from(chunk) * u64::from(chunk_size);
@@ -105,8 +126,7 @@ pub(super) fn allocate(
     }
     let keep_size = matches!(mode, AllocateMode::Reserve { keep_size: true } | AllocateMode::Zero { keep_size: true });
     let size = if keep_size { inode.attr.size } else { inode.attr.size.max(end) };
-    let modified = matches!(mode, AllocateMode::Zero { .. }) || size > inode.attr.size;
-    finish(batch, &mut inode, charged_before, size, modified.then_some(time), time)
+    finish(batch, &mut inode, charged_before, size, change.time, change.time)
 }
 
 pub(super) fn copy_range(
@@ -114,7 +134,7 @@ pub(super) fn copy_range(
     from: Position,
     to: Position,
     length: u64,
-    time: Timestamp,
+    change: Change,
 ) -> Result<OpReply, ApplyError> {
     let source = batch.known(from.ino)?;
     let mut target = batch.known(to.ino)?;
@@ -134,6 +154,9 @@ pub(super) fn copy_range(
     }
     let pieces = pieces_by_chunk(batch, &source, from.offset, to.offset, length)?;
     let charged_before = target.attr.charged();
+    if change.kill_privileges {
+        kill_privileges(batch, &mut target)?;
+    }
     for chunk in chunk_of(to.offset, chunk_size)..=chunk_of(end - 1, chunk_size) {
         let start = u64::from(chunk) * u64::from(chunk_size);
         let old = batch.chunk(&target, chunk)?;
@@ -145,7 +168,7 @@ pub(super) fn copy_range(
         batch.set_chunk(&mut target, chunk, &old, new, NO_PENDING)?;
     }
     let size = target.attr.size.max(end);
-    finish(batch, &mut target, charged_before, size, Some(time), time)?;
+    finish(batch, &mut target, charged_before, size, change.time, change.time)?;
     Ok(OpReply { subject: Some(to.ino), value: length, ..reply(batch, &[to.ino, from.ino])? })
 }
 
@@ -214,14 +237,14 @@ fn finish(
     inode: &mut InodeRecord,
     charged_before: u64,
     size: u64,
-    mtime: Option<Timestamp>,
+    mtime: Timestamp,
     ctime: Timestamp,
 ) -> Result<OpReply, ApplyError> {
     if size > file_size_max(batch.volume.config.chunk_size) {
         return Err(Errno::EFBIG.into());
     }
     inode.attr.size = size;
-    inode.attr.mtime = mtime.unwrap_or(inode.attr.mtime);
+    inode.attr.mtime = mtime;
     inode.attr.ctime = ctime;
     batch.charge_bytes(charged_before, inode.attr.charged());
     batch.save(inode);

@@ -43,14 +43,19 @@ pub(crate) fn apply(batch: &mut Batch, context: &ApplyContext<'_>, op: &MetaOp) 
             xattr::set(batch, *ino, name, value, *mode, *clear_set_gid, *time)
         }
         MetaOp::RemoveXattr { ino, name, time } => xattr::remove(batch, *ino, name, *time),
-        MetaOp::Write { ino, extents, size, mtime } => content::write(batch, context, *ino, extents, *size, *mtime),
-        MetaOp::Allocate { ino, mode, offset, length, time } => {
-            content::allocate(batch, context, *ino, *mode, *offset, *length, *time)
+        MetaOp::Write { ino, extents, size, mtime, time } => {
+            let times = content::Times { mtime: *mtime, time: *time };
+            content::write(batch, context, *ino, extents, *size, times)
         }
-        MetaOp::CopyRange { source, source_offset, target, target_offset, length, time } => {
+        MetaOp::Allocate { ino, mode, offset, length, kill_privileges, time } => {
+            let change = content::Change { kill_privileges: *kill_privileges, time: *time };
+            content::allocate(batch, context, *ino, *mode, *offset, *length, change)
+        }
+        MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time } => {
             let from = content::Position { ino: *source, offset: *source_offset };
             let to = content::Position { ino: *target, offset: *target_offset };
-            content::copy_range(batch, from, to, *length, *time)
+            let change = content::Change { kill_privileges: *kill_privileges, time: *time };
+            content::copy_range(batch, from, to, *length, change)
         }
         MetaOp::ReleaseOrphan { ino } => remove::release_orphan(batch, context.session, *ino),
     }

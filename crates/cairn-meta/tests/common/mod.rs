@@ -197,7 +197,8 @@ impl Volume {
             });
             done += piece;
         }
-        MetaOp::Write { ino, extents, size: offset + u64::from(length), mtime: self.tick() }
+        let time = self.tick();
+        MetaOp::Write { ino, extents, size: offset + u64::from(length), mtime: time, time }
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -253,7 +253,9 @@ impl Pair {
             }
             Step::Allocate { node, mode, offset, units } => {
                 let (ino, time) = (self.content(node), self.volume.tick());
-                let op = MetaOp::Allocate { ino, mode, offset: bytes(offset), length: bytes(units), time };
+                let (offset_bytes, length) = (bytes(offset), bytes(units));
+                let op =
+                    MetaOp::Allocate { ino, mode, offset: offset_bytes, length, kill_privileges: false, time };
                 let expected = self.model.file(ino).and(if units == 0 { Err(Errno::EINVAL) } else { Ok(()) });
                 if expected.is_ok() {
                     let end = offset + units;
@@ -280,6 +282,7 @@ impl Pair {
                     target: to,
                     target_offset: bytes(target.1),
                     length: bytes(units),
+                    kill_privileges: false,
                     time: self.volume.tick(),
                 };
                 let expected = self.model.node(from).and_then(|_| self.model.node(to)).and_then(|_| {

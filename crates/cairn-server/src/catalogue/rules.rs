@@ -25,7 +25,7 @@ pub fn default_inodes_limit(bytes_limit: u64) -> u64 {
 }
 
 pub fn check_name(name: &str) -> Result<(), CatalogueError> {
-    let fits = !name.is_empty()
+    let fits = !matches!(name, "" | "." | "..")
         && name.len() <= NAME_MAX
         && name.trim() == name
         && !name.chars().any(|letter| letter.is_control() || letter == '/');

@@ -41,7 +41,7 @@ impl Inner {
         if let Some(trouble) = self.committer.trouble() {
             return Err(Failure { errno: Errno::EIO, message: trouble });
         }
-        if self.disk.is_full() {
+        if !self.disk.claim(bulk.len() as u64) {
             return Err(failure(Errno::ENOSPC, "the server's disk is full"));
         }
         let blobs = cut(headers, &bulk)?;

@@ -206,7 +206,8 @@ impl Inner {
     }
 
     fn apply(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, purse: Purse) -> FsResult<MetaApplied> {
-        if round.disk_full && grows(op) {
+        // What was buffered or sent again finds its bytes stored already, and was promised; it needs few for metadata.
+        if round.disk_full && matches!(purse, Purse::Free) && grows(op) {
             return Err(Errno::ENOSPC);
         }
         let fill = round.fill();

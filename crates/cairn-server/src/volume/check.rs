@@ -123,6 +123,7 @@ fn check_data(inner: &Inner, report: &mut Report<'_>) -> Result<(), VolumeError>
         done += record.live_bytes;
         let pack = cairn_chunks::PackId(number);
         let mut live = Vec::new();
+        let mut makers = HashMap::new();
         match inner.chunks.scan(pack) {
             Ok(scan) => {
                 let snapshot = inner.snapshot()?;
@@ -131,6 +132,7 @@ fn check_data(inner: &Inner, report: &mut Report<'_>) -> Result<(), VolumeError>
                     let stored = snapshot.blob_record(found.header.blob)?;
                     if stored.is_some_and(|stored| from_meta(stored.place) == found.place) {
                         live.push((found.header.blob, found.place));
+                        makers.insert(found.header.blob, found.header.ino);
                     }
                 }
                 let now = snapshot.pack_records()?.into_iter().find(|(other, _)| *other == number);
@@ -151,7 +153,14 @@ fn check_data(inner: &Inner, report: &mut Report<'_>) -> Result<(), VolumeError>
         let mut verified = 0;
         for piece in live.chunks(256) {
             match inner.chunks.verify_pack(pack, piece.iter().copied()) {
-                Ok(problems) => problems.iter().for_each(|problem| report.problem(problem.to_string())),
+                Ok(problems) => {
+                    for problem in problems {
+                        // Copies of a file share its blobs, so this need not be the only one that suffers.
+                        let maker = problem.blob.and_then(|blob| makers.get(&blob));
+                        let file = maker.map(|ino| format!("; it was written for inode {ino}")).unwrap_or_default();
+                        report.problem(format!("{problem}{file}"));
+                    }
+                }
                 Err(ChunkError::NoSuchPack(_)) => break,
                 Err(error) => report.problem(format!("pack {pack}: {error}")),
             }

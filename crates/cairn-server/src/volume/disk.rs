@@ -9,16 +9,23 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// For how long a figure is used again.
-const FRESH: Duration = Duration::from_millis(200);
+const FRESH: Duration = Duration::from_millis(20);
 /// Room that must stay free: a fiftieth of the disk, within these bounds (bytes).
 const RESERVE_MIN: u64 = 4 * 1024 * 1024;
 const RESERVE_MAX: u64 = 64 * 1024 * 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct Figures {
+    /// Without what was [claimed](Disk::claim) since.
     free: u64,
     total: u64,
     taken: Instant,
+}
+
+impl Figures {
+    fn available(&self) -> u64 {
+        self.free.saturating_sub((self.total / 50).clamp(RESERVE_MIN, RESERVE_MAX))
+    }
 }
 
 #[derive(Debug)]
@@ -32,26 +39,44 @@ impl Disk {
         Disk { directory: directory.to_owned(), last: Mutex::default() }
     }
 
-    fn figures(&self) -> Option<Figures> {
-        if let Some(figures) = self.last.lock().filter(|figures| figures.taken.elapsed() < FRESH) {
-            return Some(figures);
+    /// Does something with figures that are not old; `None` if there are none to be had.
+    fn with<T>(&self, act: impl FnOnce(&mut Figures) -> T) -> Option<T> {
+        let mut last = self.last.lock();
+        if let Some(figures) = last.as_mut().filter(|figures| figures.taken.elapsed() < FRESH) {
+            return Some(act(figures));
         }
         let state = rustix::fs::statvfs(&self.directory).ok()?;
         let unit = state.f_frsize;
         let free = state.f_bavail.saturating_mul(unit);
         let figures = Figures { free, total: state.f_blocks.saturating_mul(unit), taken: Instant::now() };
-        *self.last.lock() = Some(figures);
-        Some(figures)
+        Some(act(last.insert(figures)))
     }
 
     /// Bytes that are free; 0 if that cannot be found out.
     pub(super) fn free(&self) -> u64 {
-        self.figures().map_or(0, |figures| figures.free)
+        self.with(|figures| figures.free).unwrap_or(0)
+    }
+
+    /// Bytes that may be written; a guess at a large number if that cannot be found out.
+    pub(super) fn available(&self) -> u64 {
+        self.with(|figures| figures.available()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether there is room for so many bytes, which are about to be written.
+    pub(super) fn claim(&self, bytes: u64) -> bool {
+        let claim = |figures: &mut Figures| {
+            let fits = figures.available() >= bytes;
+            if fits {
+                figures.free -= bytes;
+            }
+            fits
+        };
+        self.with(claim).unwrap_or(true)
     }
 
     /// Nothing that needs more room should be begun.
     pub(super) fn is_full(&self) -> bool {
-        self.figures().is_some_and(|figures| figures.free < (figures.total / 50).clamp(RESERVE_MIN, RESERVE_MAX))
+        self.available() == 0
     }
 }
 
@@ -65,6 +90,18 @@ mod tests {
         let disk = Disk::new(directory.path());
         assert!(disk.free() > 0);
         let missing = Disk::new(&directory.path().join("missing"));
-        assert_eq!((missing.free(), missing.is_full()), (0, false));
+        assert_eq!((missing.free(), missing.is_full(), missing.claim(1 << 40)), (0, false, true));
+    }
+
+    #[test]
+    fn what_is_claimed_at_once_is_not_claimed_twice() {
+        let figures = Figures { free: 100 << 20, total: 1 << 30, taken: Instant::now() + Duration::from_secs(3600) };
+        let disk = Disk { directory: PathBuf::from("/"), last: Mutex::new(Some(figures)) };
+        let available = disk.available();
+        assert!(available < 100 << 20);
+        assert!(disk.claim(available - 1000));
+        assert!(!disk.claim(1001));
+        assert!(disk.claim(1000));
+        assert!(disk.is_full());
     }
 }

@@ -4,6 +4,8 @@
 //! what the store keeps for it (nameless files, its row) with the next round; others go on without waiting for that.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use cairn_types::SessionId;
 use cairn_wire::Push;
@@ -53,10 +55,34 @@ impl Inner {
             ending.room.freed();
             let removed = round.batch.remove_session(session);
             if round.settle(removed).is_ok() {
-                ending.deleted.store(true, std::sync::atomic::Ordering::Release);
+                ending.deleted.store(true, Ordering::Release);
                 ending.maintenance.free(ending.blobs.take_owned(session));
             }
         }));
+    }
+
+    /// The control connection of a session is gone. If that is because its process on this machine was killed, the session
+    /// ends as soon as the process has: nobody has to wait for its leases to expire.
+    pub(super) fn watch_for_end(self: &Arc<Self>, session: SessionId) {
+        /// The kernel closes the connections of a process a little before the process counts as ended.
+        const LOOK_AGAIN: Duration = Duration::from_millis(10);
+        let Some(process) = self.sessions.get(session).and_then(|found| found.process()) else { return };
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let deadline = Instant::now() + inner.options.lease_ttl;
+            while Instant::now() < deadline && !inner.closing.load(Ordering::Acquire) {
+                let Some(found) = inner.sessions.get(session) else { return };
+                if found.is_connected() {
+                    return;
+                }
+                // After a restart of the server, what it has sent again is still to be applied.
+                if process.is_gone() && (found.is_live() || !inner.restart.has_told_all(session)) {
+                    inner.finish(session, "its process has ended");
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        });
     }
 
     /// Ends sessions that were silent for so long that nobody expects them back.

@@ -273,10 +273,11 @@ impl Volume {
         self.inner.check_data_connection(session, secret)
     }
 
-    /// A control connection is gone.
+    /// A control connection is gone. The session may come back with another one, unless its process has ended.
     pub fn detach(&self, session: SessionId, attachment: AttachmentId) {
         if self.inner.sessions.detach(session, attachment) {
             tracing::info!(volume = %self.inner.id, %session, "mount disconnected");
+            self.inner.watch_for_end(session);
         }
     }
 

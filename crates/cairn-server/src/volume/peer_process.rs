@@ -1,35 +1,64 @@
 //! Whether the process of a mount on this machine is still there.
 //!
-//! After a restart, a session whose process is gone cannot come back, and nobody has to wait for it. Only what the kernel
-//! said about the peer of a Unix socket counts; of anybody else it is assumed that he may come back.
+//! A session whose process is gone cannot come back, and nobody has to wait for it. Only what the kernel said about the
+//! peer of a Unix socket counts; of anybody else it is assumed that he may come back.
 
 use std::fs;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-/// The process at the other end of a Unix socket, from the name of the peer (`unix user 0 process 17`).
-fn process_of(peer: &str) -> Option<Pid> {
-    let (_, number) = peer.strip_prefix("unix ")?.rsplit_once("process ")?;
-    Pid::from_raw(number.parse().ok()?)
+/// A process of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PeerProcess {
+    number: Pid,
+    /// In ticks since the machine was started, if that could be found out: tells the process from a later one with its
+    /// number.
+    started: Option<u64>,
 }
 
-/// When the peer's process was started, in ticks since the machine was: tells it from a later one with its number.
-pub(super) fn start_of(peer: &str) -> Option<u64> {
-    let process = process_of(peer)?;
+/// What the kernel says of a process that has not been buried.
+struct Life {
+    ended: bool,
+    started: u64,
+}
+
+fn look_up(process: Pid) -> Option<Life> {
     let line = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
-    // The second field, the program's name, is in parentheses and may hold anything; the 22nd is the time.
+    // The second field, the program's name, is in parentheses and may hold anything. The third is the state: one that
+    // has ended stays as a zombie until its parent takes note. The 22nd is the time of its start.
     let (_, fields) = line.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
+    let mut fields = fields.split(' ');
+    let ended = matches!(fields.next(), Some("Z" | "X"));
+    Some(Life { ended, started: fields.nth(18)?.parse().ok()? })
 }
 
-/// Whether the process that was the peer, and was `started` then, is no more.
-pub(super) fn is_gone(peer: &str, started: Option<u64>) -> bool {
-    let Some(process) = process_of(peer) else { return false };
-    if test_kill_process(process) == Err(Errno::SRCH) {
-        return true;
+impl PeerProcess {
+    /// The process at the other end of a Unix socket, from the name of the peer (`unix user 0 process 17`), as it was
+    /// when it was noted that it had `started` then.
+    pub(super) fn noted(peer: &str, started: Option<u64>) -> Option<Self> {
+        let (_, number) = peer.strip_prefix("unix ")?.rsplit_once("process ")?;
+        Some(PeerProcess { number: Pid::from_raw(number.parse().ok()?)?, started })
     }
-    matches!((started, start_of(peer)), (Some(before), Some(now)) if before != now)
+
+    /// As [`PeerProcess::noted`] of a peer that is there now.
+    pub(super) fn present(peer: &str) -> Option<Self> {
+        let process = PeerProcess::noted(peer, None)?;
+        Some(PeerProcess { started: look_up(process.number).map(|life| life.started), ..process })
+    }
+
+    pub(super) fn started(&self) -> Option<u64> {
+        self.started
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_gone(&self) -> bool {
+        if test_kill_process(self.number) == Err(Errno::SRCH) {
+            return true;
+        }
+        let Some(life) = look_up(self.number) else { return false };
+        life.ended || self.started.is_some_and(|started| started != life.started)
+    }
 }
 
 #[cfg(test)]
@@ -39,19 +68,31 @@ mod tests {
     #[test]
     fn this_process_is_there_and_an_earlier_one_of_its_number_is_not() {
         let peer = format!("unix user 0 process {}", std::process::id());
-        let started = start_of(&peer);
-        assert!(started.is_some());
-        assert!(!is_gone(&peer, started));
-        assert!(is_gone(&peer, started.map(|started| started + 1)));
+        let process = PeerProcess::present(&peer).expect("a process");
+        assert!(process.started.is_some());
+        assert!(!process.is_gone());
+        assert!(!PeerProcess::noted(&peer, None).expect("a process").is_gone());
+        let earlier = PeerProcess::noted(&peer, process.started.map(|started| started - 1)).expect("a process");
+        assert!(earlier.is_gone());
     }
 
     #[test]
-    fn a_process_that_has_ended_is_gone_and_a_stranger_may_come_back() {
-        let mut child = std::process::Command::new("true").spawn().expect("started");
-        let peer = format!("unix user 0 process {}", child.id());
+    fn a_process_that_has_ended_is_gone_even_before_its_parent_knows() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("started");
+        let process = PeerProcess::present(&format!("unix user 0 process {}", child.id())).expect("a process");
+        assert!(!process.is_gone());
+        child.kill().expect("killed");
+        while !process.is_gone() {
+            std::thread::yield_now();
+        }
         child.wait().expect("ended");
-        assert!(is_gone(&peer, None));
-        assert!(!is_gone("tcp 127.0.0.1:4000", None));
-        assert!(!is_gone("unix user 0 process ?", None));
+        assert!(process.is_gone());
+    }
+
+    #[test]
+    fn strangers_have_no_process_here() {
+        for peer in ["tcp 127.0.0.1:4000", "unix user 0 process ?", "unix user 0 process 0", ""] {
+            assert_eq!(PeerProcess::present(peer), None);
+        }
     }
 }

@@ -79,6 +79,11 @@ impl Restart {
         self.state.lock().awaited.values().all(|claims| claims.complete)
     }
 
+    /// The session has come back and said everything; it is yet to be acted upon.
+    pub(super) fn has_told_all(&self, session: SessionId) -> bool {
+        self.state.lock().awaited.get(&session).is_some_and(|claims| claims.complete)
+    }
+
     /// A session that comes back tells everything from the start.
     pub(super) fn begin_again(&self, session: SessionId) {
         self.again.lock().remove(&session);

@@ -44,7 +44,9 @@ impl Inner {
                 if !inner.sessions.is_live(session) {
                     return Err(Errno::ESTALE);
                 }
-                let fill = round.fill();
+                let mut fill = round.fill();
+                // Room that the disk does not have cannot be promised either.
+                fill.limit.bytes = fill.limit.bytes.min(fill.used.bytes.saturating_add(inner.disk.available()));
                 let granted = round.ledger.quota.reserve(session, needed, wanted, fill);
                 Ok((granted, round.ledger.quota.anything_reserved()))
             });
@@ -53,6 +55,10 @@ impl Inner {
                 (None, true) if !asked => {
                     self.ask_for_room().await;
                     asked = true;
+                }
+                (None, _) if needed.bytes > self.disk.available() => {
+                    let message = "the server's disk is full".to_owned();
+                    return Err(Failure { errno: Errno::ENOSPC, message });
                 }
                 (None, _) => {
                     let message = "the volume has too little room left".to_owned();

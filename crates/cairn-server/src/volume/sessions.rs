@@ -16,7 +16,7 @@ use cairn_wire::handshake::{MountInfo, SessionSecret};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::peer_process;
+use super::peer_process::PeerProcess;
 use super::push::PushSender;
 
 /// One control connection of a session.
@@ -42,16 +42,24 @@ struct Description {
     directory: String,
     read_only: bool,
     peer: String,
-    /// See [`peer_process::start_of`].
+    /// See [`PeerProcess::started`].
     #[serde(default)]
     process_started: Option<u64>,
+}
+
+/// Whose session it is, as its last control connection told.
+#[derive(Debug)]
+struct About {
+    info: MountInfo,
+    peer: String,
+    process: Option<PeerProcess>,
 }
 
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
     secret_hash: [u8; 32],
-    about: Mutex<(MountInfo, String)>,
+    about: Mutex<About>,
     stage: AtomicU8,
     /// Milliseconds since the registry was made.
     heard: AtomicU64,
@@ -87,17 +95,22 @@ impl Session {
     }
 
     pub(super) fn info(&self) -> MountInfo {
-        self.about.lock().0.clone()
+        self.about.lock().info.clone()
     }
 
     pub(super) fn peer(&self) -> String {
-        self.about.lock().1.clone()
+        self.about.lock().peer.clone()
     }
 
     /// The mount, as logs call it.
     pub(super) fn name(&self) -> String {
         let about = self.about.lock();
-        format!("{}:{}", about.0.host, about.0.directory)
+        format!("{}:{}", about.info.host, about.info.directory)
+    }
+
+    /// The mount's process, if it is on this machine.
+    pub(super) fn process(&self) -> Option<PeerProcess> {
+        self.about.lock().process
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -126,7 +139,7 @@ impl Session {
             directory: info.directory.clone(),
             read_only: info.read_only,
             peer: peer.to_owned(),
-            process_started: peer_process::start_of(peer),
+            process_started: PeerProcess::present(peer).and_then(|process| process.started()),
         };
         // A plain structure of strings and numbers is always encoded.
         serde_json::to_vec(&description).unwrap_or_default().into()
@@ -154,7 +167,8 @@ impl Sessions {
 
     /// Enters a new session.
     pub(super) fn begin(&self, id: SessionId, secret: &SessionSecret, info: MountInfo, peer: String) -> Arc<Session> {
-        self.enter(id, hash_secret(secret), info, peer, Stage::Live)
+        let process = PeerProcess::present(&peer);
+        self.enter(id, hash_secret(secret), About { info, peer, process }, Stage::Live)
     }
 
     /// Enters a session from before the start. `None` if it cannot come back: its process is no more, or its description
@@ -162,18 +176,19 @@ impl Sessions {
     pub(super) fn recall_from_record(&self, id: SessionId, stored: &[u8]) -> Option<Arc<Session>> {
         let stored: Description = serde_json::from_slice(stored).ok()?;
         let Description { secret_hash, host, pid, directory, read_only, peer, process_started } = stored;
-        if peer_process::is_gone(&peer, process_started) {
+        let process = PeerProcess::noted(&peer, process_started);
+        if process.is_some_and(|process| process.is_gone()) {
             return None;
         }
         let info = MountInfo { host, pid, directory, read_only };
-        Some(self.enter(id, secret_hash, info, peer, Stage::Returning))
+        Some(self.enter(id, secret_hash, About { info, peer, process }, Stage::Returning))
     }
 
-    fn enter(&self, id: SessionId, secret_hash: [u8; 32], info: MountInfo, peer: String, stage: Stage) -> Arc<Session> {
+    fn enter(&self, id: SessionId, secret_hash: [u8; 32], about: About, stage: Stage) -> Arc<Session> {
         let session = Arc::new(Session {
             id,
             secret_hash,
-            about: Mutex::new((info, peer)),
+            about: Mutex::new(about),
             stage: AtomicU8::new(stage as u8),
             heard: AtomicU64::new(self.now()),
             attachment: Mutex::new(None),
@@ -205,7 +220,8 @@ impl Sessions {
     /// Gives a session its control connection; an older one is cut. Answers the connection's number.
     pub(super) fn attach(&self, session: &Session, info: MountInfo, peer: String, pushes: PushSender) -> AttachmentId {
         let id = AttachmentId(self.next_attachment.fetch_add(1, Ordering::Relaxed));
-        *session.about.lock() = (info, peer);
+        let process = PeerProcess::present(&peer);
+        *session.about.lock() = About { info, peer, process };
         *session.attachment.lock() = Some((id, pushes));
         self.heard(session);
         id

@@ -324,6 +324,7 @@ fn write(ino: Ino, blob: BlobId, length: u32) -> MetaOp {
         extents: vec![WrittenExtent { chunk: 0, extent }],
         size: u64::from(length),
         mtime: Timestamp::now(),
+        time: Timestamp::now(),
     }
 }
 

@@ -125,7 +125,7 @@ async fn what_is_sent_twice_is_applied_once() {
     assert!(!grants.is_empty());
     let blob = mount.put(ino, b"once").await;
     let ops =
-        vec![write(ino, blob, 4), MetaOp::Write { ino: Ino(9), extents: vec![], size: 0, mtime: Timestamp::now() }];
+        vec![write(ino, blob, 4), MetaOp::Write { ino: Ino(9), extents: vec![], size: 0, mtime: Timestamp::now(), time: Timestamp::now() }];
     let applied = mount.journal_as(1, ops.clone()).await;
     assert!(applied[0].result.is_ok());
     assert_eq!(applied[1].result, Err(Errno::ESTALE), "no lease");
@@ -164,7 +164,7 @@ async fn room_is_exact_and_is_asked_back_from_who_does_not_need_it() {
         let blob = saver.put(ino, &vec![1; CHUNK as usize]).await;
         let extent = Extent { offset: 0, length: CHUNK, source: Source::Blob { blob, offset: 0 } };
         let extents = vec![WrittenExtent { chunk, extent }];
-        let op = MetaOp::Write { ino, extents, size: 0, mtime: Timestamp::now() };
+        let op = MetaOp::Write { ino, extents, size: 0, mtime: Timestamp::now(), time: Timestamp::now() };
         written +=
             saver.journal_as(u64::from(chunk) + 1, vec![op]).await.iter().filter(|one| one.result.is_ok()).count();
     }

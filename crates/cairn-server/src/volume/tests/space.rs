@@ -83,7 +83,7 @@ async fn a_chunk_cut_to_pieces_is_put_together() {
         let blob = mount.put(ino, &bytes).await;
         let extent = Extent { offset: piece * 300, length: 300, source: Source::Blob { blob, offset: 0 } };
         let extents = vec![WrittenExtent { chunk: 0, extent }];
-        let op = MetaOp::Write { ino, extents, size: 0, mtime: Timestamp::now() };
+        let op = MetaOp::Write { ino, extents, size: 0, mtime: Timestamp::now(), time: Timestamp::now() };
         mount.journal_as(u64::from(piece) + 1, vec![op]).await.remove(0).result.expect("written");
         expected.extend(bytes);
     }
