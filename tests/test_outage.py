@@ -1,12 +1,15 @@
-"""The server restarts, or stays away: pauses, errors after the limit, and recovery."""
+"""The server restarts, stays away or has no room left: pauses, errors after the limit, and recovery."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pathlib
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -158,9 +161,6 @@ def test_umount_while_the_server_is_away(lab: harness.Lab, server: harness.Serve
 
 @pytest.mark.limit(120)
 def test_waiting_programs_can_be_killed(lab: harness.Lab, server: harness.Server):
-    import subprocess
-    import sys
-
     mount = lab.mount(server, "vol", "--server-timeout", "60s")
     server.kill()
     reader = subprocess.Popen([sys.executable, "-c", "import os, sys; os.mkdir(sys.argv[1])", str(mount.path / "dir")])
@@ -179,3 +179,140 @@ def test_restarts_of_a_mount(lab: harness.Lab, server: harness.Server, own_mount
         own_mount.remount()
         assert (own_mount.path / f"file{number}").read_text() == str(number)
     assert len(server.json("status")["sessions"]) <= 2, "sessions of mounts that have left in good order stay behind"
+
+
+@pytest.mark.limit(60)
+def test_a_killed_dev_starts_again_at_once(lab: harness.Lab):
+    """Server and mount died together: nobody can come back, so nobody is waited for."""
+    mount = lab.dev()
+    for _ in range(3):
+        with open(mount.path / "file", "wb", buffering=0) as file:
+            file.write(b"synced")
+            os.fsync(file.fileno())
+        mount.kill()
+        started = time.monotonic()
+        mount.start()
+        assert (mount.path / "file").read_bytes() == b"synced"
+        waited = time.monotonic() - started
+        assert waited < 3, f"it took {waited:.1f} s to be back"
+
+
+@pytest.mark.limit(60)
+def test_a_killed_mount_is_waited_for_by_nobody(lab: harness.Lab, server: harness.Server):
+    """The kernel tells the server that the process at the other end of a Unix socket is no more: leases and locks are free."""
+    import fcntl
+
+    first, second = (lab.mount(server, "vol", name=name) for name in ("a", "b"))
+    held = os.open(first.path / "file", os.O_RDWR | os.O_CREAT)
+    os.write(held, b"synced")
+    os.fsync(held)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    first.kill()
+    with contextlib.suppress(OSError):
+        os.close(held)
+    started = time.monotonic()
+    with open(second.path / "file", "r+b", buffering=0) as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        assert file.read() == b"synced"
+        file.write(b", and taken over")
+        os.fsync(file.fileno())
+    waited = time.monotonic() - started
+    assert waited < 3, f"the other had to wait {waited:.1f} s"
+    assert len(server.json("status")["sessions"]) == 1
+    # After a restart of the server nobody waits for it either.
+    second.kill()
+    server.kill()
+    server.restart()
+    started = time.monotonic()
+    first.start()
+    assert (first.path / "file").read_bytes() == b"synced, and taken over"
+    assert time.monotonic() - started < 3
+
+
+@pytest.fixture
+def small_disk(lab: harness.Lab):
+    """A file system of 128 MiB for the data of a server."""
+    path = lab.new_path("disk")
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m,mode=755", "tmpfs", str(path)], check=True)
+    yield path
+    for owner in lab.owners:
+        if isinstance(owner, harness.Server):
+            owner.kill()
+    subprocess.run(["umount", "-l", str(path)], check=False)
+
+
+def fill(root: pathlib.Path, sync_each: bool) -> tuple[dict[str, bytes], OSError]:
+    """Writes files until there is an error; those that were synced, and the error."""
+    source = random.Random(7)
+    synced: dict[str, bytes] = {}
+    written: dict[str, bytes] = {}
+    for number in range(1000):
+        name, content = f"fill{number}", source.randbytes(source.choice([100, 5000, 700_000, 3_000_000]))
+        try:
+            descriptor = os.open(root / name, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                done = 0
+                while done < len(content):  # the write before the one that fails may be a short one
+                    done += os.write(descriptor, content[done:])
+                written[name] = content
+                if sync_each or number % 10 == 9:
+                    os.fsync(descriptor)
+                    synced[name] = content
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return synced if sync_each else written, error
+    raise AssertionError("a disk of 128 MiB took everything")
+
+
+@pytest.mark.limit(120)
+@pytest.mark.parametrize("sync_each", [True, False], ids=["synced", "buffered"])
+def test_a_full_disk_at_the_server(lab: harness.Lab, small_disk: pathlib.Path, sync_each: bool):
+    """ENOSPC for the writer, nothing that was acknowledged is lost, and it goes on when there is room again."""
+    server = lab.server(data=small_disk / "data")
+    server.create_volume("vol", "10GiB")
+    mount = lab.mount(server, "vol")
+    (mount.path / "dir").mkdir()
+    kept, error = fill(mount.path, sync_each)
+    assert error.errno == errno.ENOSPC, error
+    assert sum(map(len, kept.values())) > 60 << 20, "most of the disk can be used"
+    os.sync()
+    for name, content in kept.items():
+        assert (mount.path / name).read_bytes() == content, name
+    # Full is full, again and again, but reading, listing and deleting go on; nothing else breaks.
+    for number in range(5):
+        with pytest.raises(OSError) as caught:
+            with open(mount.path / f"more{number}", "wb") as file:
+                file.write(random.Random(number).randbytes(4 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+        assert caught.value.errno == errno.ENOSPC
+    assert set(kept) <= set(os.listdir(mount.path))
+    # A crash of the server with a full disk.
+    server.kill()
+    server.restart()
+    for name, content in kept.items():
+        assert (mount.path / name).read_bytes() == content, name
+    # Room comes back.
+    for name in list(kept)[::2]:
+        (mount.path / name).unlink()
+        del kept[name]
+
+    def takes_data() -> bool:
+        try:
+            with open(mount.path / "afterwards", "wb") as file:
+                file.write(b"x" * (8 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+            return False
+        return True
+
+    harness.wait_until(takes_data, 30, "there is room again", 0.3)
+    mount.remount()
+    for name, content in kept.items():
+        assert (mount.path / name).read_bytes() == content, name
+    assert (mount.path / "afterwards").read_bytes() == b"x" * (8 << 20)
+    server.assert_clean("vol", "--data")
