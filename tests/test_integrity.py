@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import time
 
 import pytest
@@ -170,6 +171,33 @@ def test_kill_of_the_server_loses_nothing_while_its_clients_live(server: harness
     for number in range(100):
         assert (own_mount.path / f"file{number}").read_bytes() == data(5000 + number, number)
     server.assert_clean("vol", "--data")
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_fsync_flushes_bytes_and_then_what_points_to_them(server: harness.Server, own_mount: harness.Mount):
+    """What no kill can show, because the machine goes on: fsync is answered after the server's disk has everything."""
+    descriptor = os.open(own_mount.path / "file", os.O_RDWR | os.O_CREAT)
+    trace = server.lab.root / "trace"
+    command = ["strace", "-f", "-y", "-e", "trace=openat,pwritev,fsync,fdatasync", "-o", str(trace), "-p", str(server.pid)]
+    tracer = harness.Process(server.lab, "strace", command)
+    tracer.wait_for("attached")
+    try:
+        os.write(descriptor, data(5000))
+        os.fsync(descriptor)
+        # Nothing is waited for here: what is in the trace by now was done before the answer.
+        calls = trace.read_text(encoding="utf-8", errors="replace").splitlines()
+    finally:
+        tracer.stop()
+        os.close(descriptor)
+    written = max(index for index, call in enumerate(calls) if "pwritev(" in call and ".pack" in call)
+    flushed = [index for index, call in enumerate(calls) if "fdatasync(" in call and ".pack>" in call and index > written]
+    assert flushed, f"the pack was not flushed: {calls}"
+    recorded = [index for index, call in enumerate(calls) if "fdatasync(" in call and "meta.redb>" in call]
+    assert recorded and recorded[-1] > flushed[0], f"the metadata were not flushed after the bytes: {calls}"
+    made = [index for index, call in enumerate(calls) if "O_CREAT" in call and ".pack" in call]
+    if made:
+        folder = [index for index, call in enumerate(calls) if "sync(" in call and call.rstrip().endswith("= 0") and "/packs>" in call]
+        assert folder and made[-1] < folder[-1] < recorded[-1], f"the entry of the new pack was not flushed: {calls}"
 
 
 def test_unsynced_work_is_safe_after_a_few_seconds(server: harness.Server, own_mount: harness.Mount):
