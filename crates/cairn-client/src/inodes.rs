@@ -90,6 +90,8 @@ pub(crate) struct NodeState {
     pub orphan: bool,
     /// The last name is gone, by a change of this session.
     pub removed: bool,
+    /// Made by this session, which has held it exclusively ever since: nobody else can have it open.
+    pub private: bool,
     /// Attributes when they were last known, of a node that the kernel refers to: what is answered when the server no
     /// longer has it (see [`NodeState::gone`]).
     pub last_attr: Option<Box<Attr>>,
@@ -120,6 +122,7 @@ impl NodeState {
             declared_open: false,
             orphan: false,
             removed: false,
+            private: false,
             last_attr: None,
             pages: false,
             reads: 0,
@@ -265,6 +268,7 @@ impl NodeState {
             self.last_attr = Some(Box::new(attr));
         }
         self.lease = LeaseMode::None;
+        self.private = false;
         self.epoch += 1;
         self.attr = None;
         self.pages = false;

@@ -121,6 +121,7 @@ impl Shared {
                 // Whoever writes from here on asks for the lease again, after this recall.
                 let mut state = node.lock();
                 state.lease = state.lease.min(leave);
+                state.private = false;
             }
             if !self.flush_until_clean(node).await {
                 return;

@@ -33,6 +33,8 @@ pub(crate) fn dispatch<F: FileSystem>(
         queue.shared.statistics.record(header.opcode, started.elapsed(), false, false);
     };
     let answer = || Answer::new(queue, header, started);
+    // What the kernel asks elsewhere is a capability (CAP_FSETID, CAP_SYS_ADMIN), which in practice root has.
+    let is_root = header.uid == 0;
     match operation {
         Operation::Forget { references } => silent(&|| fs.forget(ino, references)),
         Operation::BatchForget(nodes) => {
@@ -139,8 +141,10 @@ pub(crate) fn dispatch<F: FileSystem>(
         }
         Operation::Listxattr { size } => run(answer(), UntilKilled, async move {
             let mut list = Vec::new();
-            for name in fs.list_xattr(ino).await? {
-                list.extend_from_slice(&name);
+            let names = fs.list_xattr(ino).await?;
+            // The kernel lets nobody else read these, but leaves it to file systems not to list them.
+            for name in names.iter().filter(|name| is_root || !name.starts_with(b"trusted.")) {
+                list.extend_from_slice(name);
                 list.push(0);
             }
             if list.len() > XATTR_VALUE_MAX {
@@ -160,17 +164,16 @@ pub(crate) fn dispatch<F: FileSystem>(
             run(answer(), patience, async move { done(fs.set_lock(lock, wait).await) });
         }
         Operation::Fallocate { mode, offset, length } => {
-            let kill = loses_privileges(header);
-            run(answer(), Unconditional, async move { done(fs.allocate(ino, mode, offset, length, kill).await) });
+            // Of this and of copies the kernel does not say who loses set-id bits and capabilities, as it does of writes.
+            run(answer(), Unconditional, async move { done(fs.allocate(ino, mode, offset, length, !is_root).await) });
         }
         Operation::Lseek { offset, target } => run(answer(), UntilKilled, async move {
             Ok(Reply::Seek(abi::LseekOut { offset: fs.seek(ino, offset, target).await? }))
         }),
         Operation::CopyFileRange { offset, target, target_offset, length, wide } => {
-            let kill = loses_privileges(header);
             let length = if wide { length } else { length.min(NARROW_COPY_MAX) };
             run(answer(), Unconditional, async move {
-                let bytes_copied = fs.copy_range(ino, offset, target, target_offset, length, kill).await?;
+                let bytes_copied = fs.copy_range(ino, offset, target, target_offset, length, !is_root).await?;
                 Ok(if wide {
                     Reply::Copied(abi::CopyFileRangeOut { bytes_copied })
                 } else {
@@ -186,12 +189,6 @@ where
     R: Future<Output = FsResult<Reply>> + Send + 'static,
 {
     answer.send_when_ready(patience, future);
-}
-
-/// Whether a change of content takes set-id bits and capabilities from the file. Of `fallocate` and `copy_file_range`
-/// the kernel does not say, as it does of `write`; what it asks is `CAP_FSETID`, which in practice root has.
-fn loses_privileges(header: &abi::InHeader) -> bool {
-    header.uid != 0
 }
 
 fn done(outcome: FsResult<()>) -> FsResult<Reply> {

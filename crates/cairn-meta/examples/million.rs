@@ -123,7 +123,16 @@ fn make_files(store: &VolumeStore, root: Ino, files: u64) -> Outcome<()> {
             let source = Source::Blob { blob: batch.allocate_blobs(1), offset: 0 };
             let extent = Extent { offset: 0, length: FILE_BYTES, source };
             let extents = vec![WrittenExtent { chunk: 0, extent }];
-            apply(&mut batch, &MetaOp::Write { ino, extents, size: FILE_BYTES.into(), mtime: Timestamp::now(), time: Timestamp::now() })?;
+            apply(
+                &mut batch,
+                &MetaOp::Write {
+                    ino,
+                    extents,
+                    size: FILE_BYTES.into(),
+                    mtime: Timestamp::now(),
+                    time: Timestamp::now(),
+                },
+            )?;
             made += 1;
         }
         batches += 1;

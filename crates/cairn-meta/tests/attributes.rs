@@ -68,6 +68,23 @@ fn a_read_moves_the_access_time_alone() {
 }
 
 #[test]
+fn setting_what_is_so_already_is_no_change() {
+    let mut volume = Volume::new();
+    let file = volume.file(ROOT, "file");
+    set_mode(&mut volume, file, 0o755);
+    let lists = [(ACCESS, plain(7, 5, 5), false), (ACCESS, named(7, 5, 7, 5), true), (ACCESS, plain(7, 5, 5), true)];
+    let values = [("user.a", b"1".to_vec(), true), ("user.a", b"2".to_vec(), true)];
+    for (name, value, changes) in lists.into_iter().chain(values) {
+        for expected in [changes, false] {
+            let before = volume.attr(file).ctime;
+            let op = volume.set_xattr_op(file, name, &value, XattrMode::CreateOrReplace);
+            volume.apply(&op);
+            assert_eq!(volume.attr(file).ctime != before, expected, "{name} {value:?}");
+        }
+    }
+}
+
+#[test]
 fn a_new_owner_loses_privileges() {
     let mut volume = Volume::new();
     let (file, dir) = (volume.file(ROOT, "file"), volume.dir(ROOT, "dir"));

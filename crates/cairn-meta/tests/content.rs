@@ -3,7 +3,9 @@
 mod common;
 
 use cairn_meta::{BlobPlace, SeekTarget};
-use cairn_types::{AllocateMode, AttrChange, Errno, Extent, ExtentList, Ino, MetaOp, NewNode, Source, Timestamp, WrittenExtent};
+use cairn_types::{
+    AllocateMode, AttrChange, Errno, Extent, ExtentList, Ino, MetaOp, NewNode, Source, Timestamp, WrittenExtent,
+};
 use common::{CHUNK, Volume, time};
 
 const ROOT: Ino = Ino::ROOT;

@@ -56,8 +56,7 @@ impl Shared {
         self.flush_node(&from).await?;
         self.flush_node(&to).await?;
         let time = Timestamp::now();
-        let op =
-            MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time };
+        let op = MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time };
         let _waiting = from.wait_for_server();
         let reply = self.call_on_content(op, &to, None).await?;
         Ok(reply.value)

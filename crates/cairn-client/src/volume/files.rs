@@ -89,17 +89,17 @@ impl Shared {
             return;
         }
         let node = self.table.get_or_insert(ino);
-        let (last, declared, removed) = {
+        let (last, declared, removed, private) = {
             let mut state = node.lock();
             state.opens = state.opens.saturating_sub(1);
             let last = state.opens == 0;
             let declared = last && std::mem::take(&mut state.declared_open);
             // Another mount may have removed the last name: then it goes with the last handle, too.
             state.removed |= last && state.attr.is_some_and(|attr| attr.nlink == 0);
-            (last, declared, state.removed)
+            (last, declared, state.removed, state.private)
         };
         if last && removed {
-            self.drop_orphan(&node);
+            self.drop_orphan(&node, !private);
         }
         if declared {
             self.session.close_files(vec![ino]);
@@ -112,15 +112,17 @@ impl Shared {
         }
     }
 
-    /// Nobody can reach the node any more: what is buffered of it needs no home, and the server may let it go.
-    pub(crate) fn drop_orphan(self: &Arc<Self>, node: &Arc<Node>) {
-        let orphan = {
+    /// Nobody can reach the node here any more: the server may let it go, and what is buffered of it needs no home,
+    /// unless another mount may have it open.
+    pub(crate) fn drop_orphan(self: &Arc<Self>, node: &Arc<Node>, open_elsewhere: bool) {
+        let (orphan, dirty) = {
             let mut state = node.lock();
             if let Some(attr) = state.view() {
                 state.last_attr = Some(Box::new(attr));
             }
             if let Some(file) = state.file_mut()
                 && !file.flushing
+                && !open_elsewhere
             {
                 let before = file.overlay.bytes();
                 file.overlay.take_all();
@@ -130,12 +132,14 @@ impl Shared {
             }
             state.pending_atime = None;
             self.redraw(&mut state, 0);
-            std::mem::take(&mut state.orphan)
+            (std::mem::take(&mut state.orphan), !state.is_clean())
         };
-        if orphan {
+        if orphan || dirty {
             let (shared, node) = (Arc::clone(self), Arc::clone(node));
             self.runtime.spawn(async move {
-                if let Err(errno) = shared.call(MetaOp::ReleaseOrphan { ino: node.ino }, &[]).await {
+                let flushed = shared.flush_node(&node).await;
+                tracing::debug!(ino = %node.ino, ?flushed, "a removed file is let go");
+                if orphan && let Err(errno) = shared.call(MetaOp::ReleaseOrphan { ino: node.ino }, &[]).await {
                     tracing::warn!(ino = %node.ino, ?errno, "a removed file could not be let go");
                 }
             });

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_types::{Attr, Errno, FsResult, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp};
+use cairn_types::{
+    Attr, Errno, FsResult, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp, limits,
+};
 use cairn_wire::Query;
-use cairn_wire::message::QueryAnswer;
+use cairn_wire::message::{Grant, QueryAnswer};
 
 use super::Shared;
 use super::core::{outcome_unknown, unfitting};
@@ -13,6 +15,22 @@ use crate::api::{Caller, Entry, Lookup, Opened};
 use crate::directory::{Cached, Link};
 use crate::inodes::{Content, Node};
 use crate::stats::add;
+
+/// A name that comes just before `name` in the order of listings, so that a listing after it begins with `name`. It need
+/// not exist, and a few names may lie between. `None` where none is easily made.
+fn name_before(name: &Name) -> Option<Name> {
+    let (last, head) = name.as_bytes().split_last()?;
+    // No name holds a slash or a NUL byte.
+    let lower = match last.checked_sub(1)? {
+        0 => return Name::new(head).ok(),
+        b'/' => b'/' - 1,
+        lower => lower,
+    };
+    let mut bytes = head.to_vec();
+    bytes.push(lower);
+    bytes.resize(limits::NAME_MAX, 0xff);
+    Name::new(&bytes).ok()
+}
 
 /// Whom a name leads to, and for how long that holds.
 enum Resolved {
@@ -34,11 +52,16 @@ impl Shared {
 
     /// What the directory's cache says, if its lease covers an answer.
     fn cached(&self, directory: &Node, name: &Name) -> (Cached, Duration) {
-        let state = directory.lock();
+        let mut state = directory.lock();
         if !state.covers(LeaseMode::Shared) || !self.session.leases_valid() {
             return (Cached::Unknown, Duration::ZERO);
         }
         let cached = state.directory().map_or(Cached::Unknown, |directory| directory.get(name));
+        if cached != Cached::Unknown
+            && let Some(directory) = state.directory_mut()
+        {
+            directory.note_hit();
+        }
         (cached, self.entry_time_to_live(&state))
     }
 
@@ -66,27 +89,28 @@ impl Shared {
             (Cached::Unknown, _) => {}
         }
         self.await_recall(&directory).await?;
-        let (asked, was_covered) = {
-            let state = directory.lock();
-            (state.directory().map(crate::directory::DirectoryCache::epoch), state.covers(LeaseMode::Shared))
+        let (asked, was_covered, ahead) = {
+            let mut state = directory.lock();
+            let ahead = state.directory_mut().map_or(0, crate::directory::DirectoryCache::note_miss);
+            (state.directory().map(crate::directory::DirectoryCache::epoch), state.covers(LeaseMode::Shared), ahead)
         };
-        let query = Query::Lookup { parent, name: name.clone() };
-        let reply = self.query(query, &[&directory]).await?;
-        let QueryAnswer::Entry(found) = reply.answer else { return unfitting(&reply.answer) };
-        self.absorb(&reply.grants, found.as_slice());
+        let (grants, found, others) = self.ask_for_name(&directory, parent, name, ahead).await?;
         let entry_ttl = {
             let mut state = directory.lock();
             // A directory of which only names are asked has no attributes here, and is one all the same.
             if matches!(state.content, Content::None) {
                 state.content = Content::Directory(Box::default());
             }
-            let stands = reply.grants.iter().any(|g| g.ino == parent && g.stamp > state.recalled);
+            let stands = grants.iter().any(|g| g.ino == parent && g.stamp > state.recalled);
             let keep = state.covers(LeaseMode::Shared) && (was_covered || stands);
             let ttl = self.entry_time_to_live(&state);
             match state.directory_mut() {
                 Some(cache) if keep && asked.unwrap_or(0) == cache.epoch() => {
                     let link = found.map(|attr| Link { ino: attr.ino, kind: attr.kind });
                     cache.learn(cache.epoch(), name.clone(), link);
+                    for (name, link) in others {
+                        cache.learn(cache.epoch(), name, Some(link));
+                    }
                     ttl
                 }
                 _ => Duration::ZERO,
@@ -96,6 +120,41 @@ impl Shared {
             Some(attr) => Resolved::Present(self.told(&self.table.get_or_insert(attr.ino), &attr).attr, entry_ttl),
             None => Resolved::Absent(entry_ttl),
         })
+    }
+
+    /// Asks the server who is called `name`, and with `ahead` for up to so many names from it on. Leases and attributes
+    /// that come along are taken over.
+    async fn ask_for_name(
+        self: &Arc<Self>,
+        directory: &Arc<Node>,
+        parent: Ino,
+        name: &Name,
+        ahead: u32,
+    ) -> FsResult<(Vec<Grant>, Option<Attr>, Vec<(Name, Link)>)> {
+        if ahead > 0
+            && let Some(after) = name_before(name)
+        {
+            let query = Query::List { directory: parent, after: Some(after), limit: ahead, attributes: true };
+            let reply = self.query(query, &[directory]).await?;
+            let QueryAnswer::List { entries, complete } = reply.answer else { return unfitting(&reply.answer) };
+            let attrs: Vec<Attr> = entries.iter().filter_map(|entry| entry.attr).collect();
+            self.absorb(&reply.grants, &attrs);
+            let reached = complete || entries.last().is_some_and(|last| last.name >= *name);
+            let wanted = entries.iter().find(|entry| entry.name == *name);
+            // Without attributes the node is held by somebody else, who has to be asked through the server.
+            let answer = match wanted {
+                Some(entry) => entry.attr.map(Some),
+                None => reached.then_some(None),
+            };
+            if let Some(found) = answer {
+                let links = entries.into_iter().map(|entry| (entry.name, Link { ino: entry.ino, kind: entry.kind }));
+                return Ok((reply.grants, found, links.collect()));
+            }
+        }
+        let reply = self.query(Query::Lookup { parent, name: name.clone() }, &[directory]).await?;
+        let QueryAnswer::Entry(found) = reply.answer else { return unfitting(&reply.answer) };
+        self.absorb(&reply.grants, found.as_slice());
+        Ok((reply.grants, found, Vec::new()))
     }
 
     /// The node that is called `name`, if any, and if asking is not refused.
@@ -151,7 +210,6 @@ impl Shared {
         self.writable()?;
         let directory = self.table.get_or_insert(parent);
         let ino = self.session.new_ino().await?;
-        let is_directory = matches!(node, NewNode::Directory);
         let op = MetaOp::Create {
             parent,
             name: name.clone(),
@@ -169,11 +227,12 @@ impl Shared {
         });
         self.entry_changed(&outcome, parent, name, link);
         let reply = outcome?;
-        if is_directory {
+        {
             let made = self.table.get_or_insert(ino);
             let mut state = made.lock();
-            // Only a lease from birth on covers all that may have happened in it.
-            if state.covers(LeaseMode::Exclusive)
+            // Only a lease from birth on covers all that may have happened to it.
+            state.private = state.covers(LeaseMode::Exclusive);
+            if state.private
                 && let Some(cache) = state.directory_mut()
             {
                 cache.set_empty();
@@ -230,6 +289,7 @@ impl Shared {
         {
             let node = self.table.get_or_insert(ino);
             let mut state = node.lock();
+            state.private = state.covers(LeaseMode::Exclusive);
             state.orphan = true;
             state.removed = true;
         }
@@ -309,15 +369,8 @@ impl Shared {
         let kind_of = |node: &Arc<Node>| node.lock().attr.map(|attr| Link { ino: node.ino, kind: attr.kind });
         let (source_link, target_link) = (kind_of(&source), target.as_ref().and_then(kind_of));
         let time = Timestamp::now();
-        let op = MetaOp::Rename {
-            parent,
-            name: name.clone(),
-            new_parent,
-            new_name: new_name.clone(),
-            mode,
-            keep,
-            time,
-        };
+        let op =
+            MetaOp::Rename { parent, name: name.clone(), new_parent, new_name: new_name.clone(), mode, keep, time };
         let mut nodes = vec![&directory, &new_directory, &source];
         nodes.extend(&target);
         let outcome = self.call(op, &nodes).await;
@@ -367,7 +420,9 @@ impl Shared {
             state.opens == 0
         };
         if release {
-            self.drop_orphan(&node);
+            // What the server keeps without having been asked to, another mount has open.
+            let open_elsewhere = reply.attrs.iter().any(|attr| attr.ino == ino);
+            self.drop_orphan(&node, open_elsewhere);
             if let Some(last) = last.filter(|last| last.ino == ino) {
                 node.lock().last_attr = Some(Box::new(last));
             }

@@ -284,7 +284,11 @@ fn space_is_allocated_punched_copied_and_sought() {
         let other = world.mount().await;
         assert!(other.read("a").await.expect("read") == model);
         assert!(other.read("b").await.expect("read") == target);
-        mount.volume.allocate(b, AllocateMode::Reserve { keep_size: false }, 0, 300_000, false).await.expect("allocated");
+        mount
+            .volume
+            .allocate(b, AllocateMode::Reserve { keep_size: false }, 0, 300_000, false)
+            .await
+            .expect("allocated");
         assert_eq!(other.stat("b").await.expect("stat").size, 300_000);
     });
 }

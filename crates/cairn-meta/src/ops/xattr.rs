@@ -27,13 +27,14 @@ pub(super) fn set(
 ) -> Result<OpReply, ApplyError> {
     let mut inode = batch.known(ino)?;
     check_name(name, inode.attr.kind)?;
+    let before = (inode.attr.mode, batch.xattr(ino, name)?);
     if value.len() > XATTR_VALUE_MAX {
         return Err(Errno::E2BIG.into());
     }
     if name.starts_with(acl::PREFIX) {
         set_acl(batch, &mut inode, name, value, clear_set_gid)?;
     } else {
-        let exists = batch.xattr(ino, name)?.is_some();
+        let exists = before.1.is_some();
         match mode {
             XattrMode::Create if exists => return Err(Errno::EEXIST.into()),
             XattrMode::Replace if !exists => return Err(Errno::ENODATA.into()),
@@ -47,8 +48,11 @@ pub(super) fn set(
         }
         batch.set_xattr_row(&mut inode, name, Some(value))?;
     }
-    inode.attr.ctime = time;
-    batch.save(&mut inode);
+    // As on ext4, setting what was so already is no change.
+    if (inode.attr.mode, batch.xattr(ino, name)?) != before {
+        inode.attr.ctime = time;
+        batch.save(&mut inode);
+    }
     Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino])? })
 }
 

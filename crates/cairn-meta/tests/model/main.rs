@@ -254,8 +254,7 @@ impl Pair {
             Step::Allocate { node, mode, offset, units } => {
                 let (ino, time) = (self.content(node), self.volume.tick());
                 let (offset_bytes, length) = (bytes(offset), bytes(units));
-                let op =
-                    MetaOp::Allocate { ino, mode, offset: offset_bytes, length, kill_privileges: false, time };
+                let op = MetaOp::Allocate { ino, mode, offset: offset_bytes, length, kill_privileges: false, time };
                 let expected = self.model.file(ino).and(if units == 0 { Err(Errno::EINVAL) } else { Ok(()) });
                 if expected.is_ok() {
                     let end = offset + units;
