@@ -35,6 +35,40 @@ pub(crate) struct DirectoryCache {
     epoch: u64,
     /// Version of the directory after the newest change of this session.
     version: u64,
+    walk: Walk,
+}
+
+/// Recognises a walk: names that are looked up one after the other in the order of the listing. A question about one name
+/// is then answered with the names that follow it, twice as many each time for as long as they are used.
+#[derive(Debug, Default)]
+struct Walk {
+    /// Questions that the cache could not answer.
+    misses: u32,
+    /// Names that the last such question brought along.
+    window: u32,
+    /// Answers from the cache since then.
+    hits: u32,
+}
+
+/// Fewest and most names that are fetched along with the one that is asked for.
+const WINDOW_MIN: u32 = 32;
+const WINDOW_MAX: u32 = 1000;
+/// A directory whose names are looked up in no order is tried again after so many questions.
+const RETRY_AFTER: u32 = 128;
+
+impl Walk {
+    fn missed(&mut self) -> u32 {
+        self.misses += 1;
+        self.window = match self.window {
+            0 if self.misses == 2 || self.misses.is_multiple_of(RETRY_AFTER) => WINDOW_MIN,
+            0 => 0,
+            window if self.hits >= window / 4 => (window * 2).min(WINDOW_MAX),
+            window if window > WINDOW_MIN / 4 => window / 2,
+            _ => 0,
+        };
+        self.hits = 0;
+        self.window
+    }
 }
 
 impl DirectoryCache {
@@ -50,6 +84,16 @@ impl DirectoryCache {
             None if self.complete => Cached::Absent,
             None => Cached::Unknown,
         }
+    }
+
+    /// A name was found here.
+    pub(crate) fn note_hit(&mut self) {
+        self.walk.hits = self.walk.hits.saturating_add(1);
+    }
+
+    /// A name was not found here: how many names from it on to ask for; 0 for itself alone.
+    pub(crate) fn note_miss(&mut self) -> u32 {
+        self.walk.missed()
     }
 
     /// Forgets everything: the lease is gone, or what happened at the server is not known.
@@ -165,6 +209,22 @@ mod tests {
         cache.forget_name(&name("a"));
         assert_eq!(cache.get(&name("a")), Cached::Unknown);
         assert!(cache.listing(None).is_none());
+    }
+
+    #[test]
+    fn a_walk_fetches_more_and_more_and_random_order_soon_nothing() {
+        let mut walk = DirectoryCache::default();
+        assert_eq!(walk.note_miss(), 0);
+        let mut windows = Vec::new();
+        for _ in 0..7 {
+            let window = walk.note_miss();
+            windows.push(window);
+            (0..window).for_each(|_| walk.note_hit());
+        }
+        assert_eq!(windows, [32, 64, 128, 256, 512, 1000, 1000]);
+        let mut random = DirectoryCache::default();
+        let fetched: u32 = (0..100).map(|_| random.note_miss()).sum();
+        assert!(fetched < 100, "{fetched} names fetched for nothing");
     }
 
     #[test]

@@ -420,9 +420,20 @@ impl Batch {
         Ok(outcome)
     }
 
+    /// Whether a commit of this batch will be durable, asked for or not, because numbers were handed out beyond what is
+    /// set aside. Make durable first what it points at.
+    pub fn must_be_durable(&self) -> bool {
+        let (numbering, volume) = (*self.shared.numbering.read(), &self.volume);
+        numbering.ino > volume.ino_ceiling
+            || numbering.blob > volume.blob_ceiling
+            || numbering.session > volume.session_ceiling
+            || numbering.order > volume.order_ceiling
+    }
+
     /// Keeps every number that was handed out below its ceiling. Ceilings are raised along with durable commits, well
     /// before they are reached, so that a commit hardly ever has to be made durable for their sake.
     fn set_ceilings(&mut self, durable: bool) -> bool {
+        let durable = durable || self.must_be_durable();
         let numbering = *self.shared.numbering.read();
         let volume = &mut self.volume;
         let mut pairs = [
@@ -431,7 +442,6 @@ impl Batch {
             (numbering.session, &mut volume.session_ceiling),
             (numbering.order, &mut volume.order_ceiling),
         ];
-        let durable = durable || pairs.iter().any(|(next, ceiling)| *next > **ceiling);
         if durable {
             for (next, ceiling) in &mut pairs {
                 if ceiling.saturating_sub(*next) < NUMBER_STEP / 2 {

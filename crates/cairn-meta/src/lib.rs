@@ -15,6 +15,8 @@ pub mod check;
 mod edit;
 pub mod engine;
 mod error;
+#[cfg(test)]
+mod golden;
 mod layout;
 mod ops;
 mod record;

@@ -1,6 +1,7 @@
 //! Tests of the store as a whole, each against a directory of its own. What the tests share is here.
 
 mod append;
+mod golden;
 mod model;
 mod read;
 mod reclaim;

@@ -10,7 +10,7 @@ use cairn_types::{Errno, FsResult, Ino, MetaOp, OpReply, SessionId, Source};
 use cairn_wire::message::{Answer, Applied, Failure, Grant};
 
 use super::blobs::to_meta;
-use super::committer::{Kind, Round};
+use super::committer::Round;
 use super::leases::Ticket;
 use super::quota::Room;
 use super::recall::Blocked;
@@ -46,9 +46,8 @@ impl Inner {
         let mut asked_for_room = false;
         loop {
             let (inner, op, number) = (Arc::clone(self), Arc::clone(&op), ticket.ticket);
-            let attempt = self
-                .committer
-                .submit(Kind::Normal, move |round| inner.try_call(round, session, token, acked_below, &op, number));
+            let attempt =
+                self.submit_here(move |round| inner.try_call(round, session, token, acked_below, &op, number));
             match attempt.await? {
                 Attempt::Done { applied, grants } => {
                     self.trim_leases(session);
@@ -119,8 +118,7 @@ impl Inner {
 
     pub(super) async fn journal(self: &Arc<Self>, session: SessionId, first: u64, ops: Vec<MetaOp>) -> Reply {
         let inner = Arc::clone(self);
-        let outcome =
-            self.committer.submit(Kind::Normal, move |round| inner.apply_journal(round, session, first, &ops));
+        let outcome = self.submit_here(move |round| inner.apply_journal(round, session, first, &ops));
         let (applied, grants) = outcome.await??;
         Ok((Answer::Applied { applied, grants }, Vec::new()))
     }

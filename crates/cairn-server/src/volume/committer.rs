@@ -1,4 +1,7 @@
-//! One thread writes a volume's metadata: it takes everything that waits, applies it, commits once, and answers all.
+//! One writer changes a volume's metadata: it takes everything that waits, applies it, commits once, and answers all.
+//!
+//! The writer is whoever holds the [`Worker`]: a thread of its own for everything that waits for a disk, and the
+//! task that brings a change while nobody else writes ([`Inner::submit_here`]), which spares it two changes of thread.
 //!
 //! Work comes as [`Job`]s: closures over a [`Round`]. A round ends with a commit that others can read at once and that a
 //! crash of the machine or of the server may undo; about a second after the first change, or when somebody waits for
@@ -25,6 +28,8 @@ use super::recent::Recent;
 
 /// Most jobs of one round: bounds how long the first one waits for the last.
 const JOBS_MAX: usize = 1024;
+/// Most jobs of a round that is done where a change came in: its connection waits meanwhile.
+const JOBS_HERE_MAX: usize = 64;
 /// Longest time that a round goes on applying before it commits.
 const ROUND_MAX: Duration = Duration::from_millis(20);
 /// Longest time between two pushes of the durable order while others make commits durable all the time.
@@ -106,6 +111,8 @@ struct Queue {
     trouble: Option<String>,
     stopping: bool,
     stopped: bool,
+    /// The thread must look again at what it waits for.
+    nudged: bool,
 }
 
 /// The way to the committer.
@@ -144,6 +151,19 @@ impl Committer {
         kind: Kind,
         run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
     ) -> oneshot::Receiver<Result<T, Failure>> {
+        let (receiver, queued) = self.push(kind, run);
+        if queued {
+            self.wake.notify_one();
+        }
+        receiver
+    }
+
+    /// Queues a job without waking the thread. Says too whether there is now something for it to do.
+    fn push<T: Send + 'static>(
+        &self,
+        kind: Kind,
+        run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
+    ) -> (oneshot::Receiver<Result<T, Failure>>, bool) {
         let (sender, receiver) = oneshot::channel();
         let run: Run = Box::new(move |round| {
             let value = run(round);
@@ -153,17 +173,23 @@ impl Committer {
             })
         });
         let mut queue = self.queue.lock();
-        if !queue.stopping && queue.trouble.is_none() {
-            let job = Job { kind, run };
-            if matches!(kind, Kind::Normal | Kind::Flush) && !queue.gate_open {
-                queue.held.push_back(job);
-            } else {
-                queue.jobs.push_back(job);
-                drop(queue);
-                self.wake.notify_one();
-            }
+        if queue.stopping || queue.trouble.is_some() {
+            return (receiver, false);
         }
-        receiver
+        let job = Job { kind, run };
+        let held = matches!(kind, Kind::Normal | Kind::Flush) && !queue.gate_open;
+        if held {
+            queue.held.push_back(job);
+        } else {
+            queue.jobs.push_back(job);
+        }
+        (receiver, !held)
+    }
+
+    /// Lets the thread look again at what it waits for.
+    fn nudge(&self) {
+        self.queue.lock().nudged = true;
+        self.wake.notify_one();
     }
 
     /// Why a job was not done.
@@ -210,10 +236,10 @@ impl Committer {
         self.queue.lock().stopped
     }
 
-    /// Waits for work: until there is some, until `deadline`, or until it is over. `None` when it is over.
-    fn take(&self, deadline: Option<Instant>) -> Option<Vec<Job>> {
+    /// Waits for work: until there is some, until `deadline`, or until it is over. `false` when it is over.
+    fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut queue = self.queue.lock();
-        while queue.jobs.is_empty() && !queue.stopping {
+        while queue.jobs.is_empty() && !queue.stopping && !queue.nudged {
             match deadline {
                 None => self.wake.wait(&mut queue),
                 Some(deadline) => {
@@ -223,9 +249,13 @@ impl Committer {
                 }
             }
         }
-        if queue.stopping && queue.jobs.is_empty() {
-            return None;
-        }
+        queue.nudged = false;
+        !(queue.stopping && queue.jobs.is_empty())
+    }
+
+    /// Takes the jobs of one round, in their order.
+    fn take(&self) -> Vec<Job> {
+        let mut queue = self.queue.lock();
         let mut jobs = Vec::new();
         while jobs.len() < JOBS_MAX {
             let Some(next) = queue.jobs.front() else { break };
@@ -238,7 +268,15 @@ impl Committer {
                 break;
             }
         }
-        Some(jobs)
+        jobs
+    }
+
+    /// Takes what waits if it is little and nothing of it waits for the disk.
+    fn take_if_quick(&self) -> Option<Vec<Job>> {
+        let mut queue = self.queue.lock();
+        let quick = queue.jobs.len() <= JOBS_HERE_MAX
+            && queue.jobs.iter().all(|job| matches!(job.kind, Kind::Normal | Kind::Early));
+        quick.then(|| queue.jobs.drain(..).collect())
     }
 
     /// Puts jobs back to the front that a round had no time for.
@@ -256,9 +294,7 @@ struct End(Arc<Inner>);
 impl Drop for End {
     fn drop(&mut self) {
         let committer = &self.0.committer;
-        if std::thread::panicking() {
-            committer.poison("a fault of the server has stopped writing; restart it".to_owned());
-        }
+        drop(PanicGuard(&self.0));
         let mut queue = committer.queue.lock();
         queue.stopping = true;
         queue.stopped = true;
@@ -268,9 +304,19 @@ impl Drop for End {
     }
 }
 
-/// The committer's thread.
+/// Stops all writing if whoever writes panics: what the batch held is lost, and the ledger may be half changed.
+struct PanicGuard<'a>(&'a Inner);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.committer.poison("a fault of the server has stopped writing; restart it".to_owned());
+        }
+    }
+}
+
+/// What the writer alone knows. Whoever holds it is the writer.
 pub(super) struct Worker {
-    inner: Arc<Inner>,
     ledger: Ledger,
     /// When the first change was committed that is not durable yet.
     dirty_since: Option<Instant>,
@@ -278,43 +324,82 @@ pub(super) struct Worker {
     pushed_order: u64,
 }
 
+impl Default for Worker {
+    fn default() -> Self {
+        Worker { ledger: Ledger::default(), dirty_since: None, last_push: Instant::now(), pushed_order: 0 }
+    }
+}
+
+/// The committer's thread.
+pub(super) fn run(inner: Arc<Inner>) {
+    let _end = End(Arc::clone(&inner));
+    loop {
+        let deadline = inner.worker.lock().deadline(&inner);
+        if !inner.committer.wait(deadline) {
+            break;
+        }
+        let mut worker = inner.worker.lock();
+        let jobs = inner.committer.take();
+        let due = worker.dirty_since.is_some_and(|since| since.elapsed() >= inner.options.durable_interval);
+        if due || !jobs.is_empty() {
+            worker.round(&inner, jobs, due);
+        }
+        worker.push_durable(&inner);
+    }
+    let mut worker = inner.worker.lock();
+    if worker.dirty_since.is_some() {
+        worker.round(&inner, Vec::new(), true);
+    }
+}
+
+impl Inner {
+    /// As [`Committer::submit`] for a change that a program waits for: its round is done on this thread if nobody else
+    /// writes at the moment and nothing that waits needs the disk.
+    pub(super) async fn submit_here<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (answer, queued) = self.committer.push(Kind::Normal, run);
+        if queued && !self.round_here() {
+            self.committer.wake.notify_one();
+        }
+        answer.await.unwrap_or_else(|_| Err(self.committer.reason()))
+    }
+
+    fn round_here(&self) -> bool {
+        let Some(mut worker) = self.worker.try_lock() else { return false };
+        let _guard = PanicGuard(self);
+        let Some(jobs) = self.committer.take_if_quick() else { return false };
+        let was_clean = worker.dirty_since.is_none();
+        if !jobs.is_empty() {
+            worker.round(self, jobs, false);
+        }
+        if was_clean && worker.dirty_since.is_some() {
+            // The thread has no deadline yet.
+            self.committer.nudge();
+        }
+        true
+    }
+}
+
 impl Worker {
-    pub(super) fn new(inner: Arc<Inner>) -> Self {
-        Worker { inner, ledger: Ledger::default(), dirty_since: None, last_push: Instant::now(), pushed_order: 0 }
-    }
-
-    pub(super) fn run(mut self) {
-        let _end = End(Arc::clone(&self.inner));
-        while let Some(jobs) = self.inner.committer.take(self.deadline()) {
-            let due = self.dirty_since.is_some_and(|since| since.elapsed() >= self.inner.options.durable_interval);
-            if due || !jobs.is_empty() {
-                self.round(jobs, due);
-            }
-            self.push_durable();
-        }
-        if self.dirty_since.is_some() {
-            self.round(Vec::new(), true);
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let durable = self.dirty_since.map(|since| since + self.inner.options.durable_interval);
-        let push = (self.pushed_order < self.inner.durable_order()).then(|| self.last_push + PUSH_INTERVAL);
+    fn deadline(&self, inner: &Inner) -> Option<Instant> {
+        let durable = self.dirty_since.map(|since| since + inner.options.durable_interval);
+        let push = (self.pushed_order < inner.durable_order()).then(|| self.last_push + PUSH_INTERVAL);
         durable.into_iter().chain(push).min()
     }
 
-    fn round(&mut self, jobs: Vec<Job>, mut durable: bool) {
-        if self.inner.committer.trouble().is_some() {
+    fn round(&mut self, inner: &Inner, jobs: Vec<Job>, mut durable: bool) {
+        if inner.committer.trouble().is_some() {
             // Dropping a job tells its caller, who asks for the reason.
             self.dirty_since = None;
             return;
         }
-        let inner = Arc::clone(&self.inner);
         let Some(store) = inner.store() else { return };
         let mut batch = match store.begin() {
             Ok(batch) => batch,
             Err(error) => {
-                self.poison(&error.to_string());
+                self.poison(inner, &error.to_string());
                 return;
             }
         };
@@ -333,7 +418,7 @@ impl Worker {
         inner.committer.put_back(jobs);
         let outcome = match failure {
             Some(error) => Err(error.to_string()),
-            None => self.commit(batch, durable),
+            None => commit(inner, batch, durable),
         };
         inner.leases.with(super::leases::Table::unpin_all);
         match outcome {
@@ -345,7 +430,7 @@ impl Worker {
                 }
             }
             Err(reason) => {
-                self.poison(&reason);
+                self.poison(inner, &reason);
                 let failure = Failure { errno: Errno::EIO, message: inner.committer.trouble().unwrap_or(reason) };
                 for finish in finishes {
                     finish(Err(&failure));
@@ -354,38 +439,35 @@ impl Worker {
         }
     }
 
-    fn commit(&self, mut batch: Batch, durable: bool) -> Result<CommitOutcome, String> {
-        let inner = &self.inner;
-        if durable {
-            let synced = inner.chunks.sync().map_err(|error| error.to_string())?;
-            for (pack, length) in inner.blobs.durable_lengths(synced) {
-                batch.set_pack_durable_length(pack, length).map_err(|error| error.to_string())?;
-            }
-        }
-        let outcome = batch.commit(durable).map_err(|error| error.to_string())?;
-        if outcome.durable && !durable {
-            // The engine had to make numbers durable: the bytes that this commit points at must follow at once.
-            inner.chunks.sync().map_err(|error| error.to_string())?;
-        }
-        inner.blobs.settle();
-        Ok(outcome)
-    }
-
     /// Tells sessions what is durable, not too often.
-    fn push_durable(&mut self) {
-        let order = self.inner.durable_order();
+    fn push_durable(&mut self, inner: &Inner) {
+        let order = inner.durable_order();
         if order > self.pushed_order && self.last_push.elapsed() >= PUSH_INTERVAL {
             self.pushed_order = order;
             self.last_push = Instant::now();
-            self.inner.sessions.push_to_all(&Push::Durable { order });
+            inner.sessions.push_to_all(&Push::Durable { order });
         }
     }
 
-    fn poison(&mut self, reason: &str) {
-        tracing::error!(volume = %self.inner.id, reason, "writing to this volume has failed; it takes no more changes");
-        self.inner
+    fn poison(&mut self, inner: &Inner, reason: &str) {
+        tracing::error!(volume = %inner.id, reason, "writing to this volume has failed; it takes no more changes");
+        inner
             .committer
             .poison(format!("writing has failed and was stopped: {reason}; mend the disk, then restart the server"));
         self.dirty_since = None;
     }
+}
+
+fn commit(inner: &Inner, mut batch: Batch, durable: bool) -> Result<CommitOutcome, String> {
+    // File bytes are durable before the metadata that point at them.
+    let durable = durable || batch.must_be_durable();
+    if durable {
+        let synced = inner.chunks.sync().map_err(|error| error.to_string())?;
+        for (pack, length) in inner.blobs.durable_lengths(synced) {
+            batch.set_pack_durable_length(pack, length).map_err(|error| error.to_string())?;
+        }
+    }
+    let outcome = batch.commit(durable).map_err(|error| error.to_string())?;
+    inner.blobs.settle();
+    Ok(outcome)
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! requests ─► dispatch ─┬─► query ──────► leases, snapshot          (any thread)
-//!                       ├─► changes ────► committer ─► metadata      (one thread)
+//!                       ├─► changes ────► committer ─► metadata      (one writer)
 //!                       ├─► blobs ──────► packs                      (any thread)
 //!                       └─► locks, room, sessions
 //! background: maintenance (space), restart (grace), ending (sessions that are over)
@@ -63,7 +63,7 @@ use parking_lot::{Mutex, RwLock};
 pub use push::{PushReceiver, PushSender, push_channel};
 pub use sessions::AttachmentId;
 
-use committer::{Committer, Kind};
+use committer::{Committer, Kind, Worker};
 use counters::Counters;
 use disk::Disk;
 use lock_requests::Locks;
@@ -155,6 +155,7 @@ struct Inner {
     store: RwLock<Option<VolumeStore>>,
     chunks: PackStore,
     committer: Committer,
+    worker: Mutex<Worker>,
     leases: Leases,
     sessions: Sessions,
     open_files: OpenFiles,

@@ -9,9 +9,10 @@ use cairn_chunks::{BlobPlace, PackId, PackStore, Recovery};
 use cairn_meta::{Snapshot, VolumeConfig, VolumeStore};
 use cairn_types::SessionId;
 use cairn_wire::admin::VolumeInfo;
+use parking_lot::Mutex;
 
 use super::blobs::from_meta;
-use super::committer::{Committer, Kind, Worker};
+use super::committer::{self, Committer, Kind, Worker};
 use super::counters::Counters;
 use super::disk::Disk;
 use super::lock_requests::Locks;
@@ -47,9 +48,12 @@ pub(super) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Vo
     let (directory, options) = (directory.to_owned(), options.clone());
     let opening = tokio::task::spawn_blocking(move || open_files(&directory, options));
     let (inner, lost) = opening.await.map_err(|_| VolumeError::Refused("opening failed".to_owned()))??;
-    let worker = Worker::new(Arc::clone(&inner));
+    let shared = Arc::clone(&inner);
     let failed = |source| VolumeError::Io { path: inner.directory.clone(), source };
-    std::thread::Builder::new().name("cairn-commit".to_owned()).spawn(move || worker.run()).map_err(failed)?;
+    std::thread::Builder::new()
+        .name("cairn-commit".to_owned())
+        .spawn(move || committer::run(shared))
+        .map_err(failed)?;
     let volume = Volume { inner };
     let inner = &volume.inner;
     inner.start_maintenance().map_err(|source| VolumeError::Io { path: inner.directory.clone(), source })?;
@@ -115,6 +119,7 @@ fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, V
         store: Some(store).into(),
         chunks,
         committer: Committer::default(),
+        worker: Mutex::new(Worker::default()),
         leases,
         sessions,
         open_files: OpenFiles::default(),

@@ -124,8 +124,10 @@ async fn what_is_sent_twice_is_applied_once() {
     assert_eq!((second.order, second.result.is_ok()), (first.order, true));
     assert!(!grants.is_empty());
     let blob = mount.put(ino, b"once").await;
-    let ops =
-        vec![write(ino, blob, 4), MetaOp::Write { ino: Ino(9), extents: vec![], size: 0, mtime: Timestamp::now(), time: Timestamp::now() }];
+    let ops = vec![
+        write(ino, blob, 4),
+        MetaOp::Write { ino: Ino(9), extents: vec![], size: 0, mtime: Timestamp::now(), time: Timestamp::now() },
+    ];
     let applied = mount.journal_as(1, ops.clone()).await;
     assert!(applied[0].result.is_ok());
     assert_eq!(applied[1].result, Err(Errno::ESTALE), "no lease");
