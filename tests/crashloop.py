@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import random
-import subprocess
 import sys
 import time
 

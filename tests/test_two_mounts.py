@@ -252,6 +252,22 @@ def test_removed_by_the_other_while_the_kernel_refers_to_it(two_mounts):
         os.close(pipe)
 
 
+def test_the_last_words_of_one_reach_the_other_after_removal(two_mounts):
+    """Who closes a removed file last here must not drop what it wrote while the other still has it open."""
+    for number, writer, other in both(two_mounts):
+        (writer / "file").write_bytes(b"first")
+        with open(other / "file", "rb") as held:
+            assert held.read() == b"first"
+            with open(writer / "file", "r+b", buffering=0) as file:
+                if number % 3:
+                    (other / "file").unlink()
+                    file.write(b"LATER")
+                else:
+                    file.write(b"LATER")
+                    (writer / "file").unlink()
+            assert os.pread(held.fileno(), 10, 0) == b"LATER"
+
+
 def test_append_after_the_other_grew_the_file(two_mounts):
     first, second = two_mounts
     (first / "file").write_bytes(b"a")
