@@ -33,8 +33,9 @@ def acl(entries: list[tuple[int, int, int]]) -> bytes:
 
 
 _NOBODY = 0xFFFFFFFF
+# All let the group execute: setgid without that goes by the writer's groups, which a FUSE file system is not told.
 ACLS = [
-    acl([(0x01, 6, _NOBODY), (0x02, 7, 1), (0x04, 4, _NOBODY), (0x10, 6, _NOBODY), (0x20, 0, _NOBODY)]),
+    acl([(0x01, 6, _NOBODY), (0x02, 7, 1), (0x04, 4, _NOBODY), (0x10, 7, _NOBODY), (0x20, 0, _NOBODY)]),
     acl([(0x01, 7, _NOBODY), (0x04, 5, _NOBODY), (0x08, 6, 2), (0x10, 7, _NOBODY), (0x20, 4, _NOBODY)]),
     acl([(0x01, 7, _NOBODY), (0x04, 5, _NOBODY), (0x20, 5, _NOBODY)]),  # no more than a mode says
 ]
