@@ -58,13 +58,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Print a completion script for a shell.
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
     /// Write the manual pages into a directory.
-    Man {
-        directory: PathBuf,
-    },
+    Man { directory: PathBuf },
 }
 
 /// How to reach a server.

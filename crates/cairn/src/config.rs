@@ -29,7 +29,8 @@ fn user_file() -> Option<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<toml::Table> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read configuration {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read configuration {}", path.display()))?;
     text.parse::<toml::Table>().with_context(|| format!("{} is not valid TOML", path.display()))
 }
 

@@ -17,7 +17,8 @@ pub(crate) fn options(connection: &Connection) -> Result<ConnectOptions> {
     let key = match (&connection.key, &connection.key_file) {
         (Some(key), _) => Some(key.clone()),
         (None, Some(file)) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read key file {}", file.display()))?;
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("cannot read key file {}", file.display()))?;
             Some(text.trim().to_owned())
         }
         (None, None) => None,
@@ -61,5 +62,6 @@ pub(crate) fn open_error(error: OpenError) -> anyhow::Error {
 
 /// The server answered with something this command did not ask for.
 pub(crate) fn unexpected<T>() -> Result<T> {
-    Err(WithExit(Exit::Failure, "the server gave an answer that does not fit; are both of the same version?".into()).into())
+    Err(WithExit(Exit::Failure, "the server gave an answer that does not fit; are both of the same version?".into())
+        .into())
 }

@@ -5,7 +5,11 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) fn new() -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("cairn").build().context("cannot start threads")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("cairn")
+        .build()
+        .context("cannot start threads")
 }
 
 /// Runs a short command to its end.

@@ -45,7 +45,11 @@ impl FromStr for Size {
         }
         let fraction: f64 = number.parse().map_err(|_| explain())?;
         let bytes = fraction * factor as f64;
-        if bytes.is_finite() && (0.0..=u64::MAX as f64).contains(&bytes) { Ok(Size(bytes as u64)) } else { Err(explain()) }
+        if bytes.is_finite() && (0.0..=u64::MAX as f64).contains(&bytes) {
+            Ok(Size(bytes as u64))
+        } else {
+            Err(explain())
+        }
     }
 }
 
@@ -60,7 +64,11 @@ impl fmt::Display for Size {
             value /= 1024.0;
             unit = larger;
         }
-        if unit == "B" || value.fract() == 0.0 { write!(formatter, "{value:.0} {unit}") } else { write!(formatter, "{value:.1} {unit}") }
+        if unit == "B" || value.fract() == 0.0 {
+            write!(formatter, "{value:.0} {unit}")
+        } else {
+            write!(formatter, "{value:.1} {unit}")
+        }
     }
 }
 
@@ -70,9 +78,14 @@ mod tests {
 
     #[test]
     fn units_are_read_and_printed() {
-        for (text, bytes) in
-            [("10GiB", 10 << 30), ("64 KiB", 65536), ("1T", 1 << 40), ("500GB", 500_000_000_000), ("1.5g", 3 << 29), ("7", 7)]
-        {
+        for (text, bytes) in [
+            ("10GiB", 10 << 30),
+            ("64 KiB", 65536),
+            ("1T", 1 << 40),
+            ("500GB", 500_000_000_000),
+            ("1.5g", 3 << 29),
+            ("7", 7),
+        ] {
             assert_eq!(text.parse::<Size>(), Ok(Size(bytes)), "{text}");
         }
         assert_eq!(Size(10 << 30).to_string(), "10 GiB");

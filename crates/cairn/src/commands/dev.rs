@@ -48,9 +48,8 @@ async fn ensure_volume(options: &Dev, connect: &ConnectOptions) -> Result<()> {
     let mut client = AdminClient::connect(connect).await.map_err(connect::admin_error)?;
     let reply = client.request(AdminRequest::VolumeList).await.map_err(connect::admin_error)?;
     let AdminReply::Volumes(volumes) = reply else { return connect::unexpected() };
-    let exists = volumes
-        .iter()
-        .any(|volume| volume.info.name == options.volume || volume.info.id.as_str() == options.volume);
+    let exists =
+        volumes.iter().any(|volume| volume.info.name == options.volume || volume.info.id.as_str() == options.volume);
     if exists {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use cairn_types::VolumeId;
 use cairn_wire::admin::{AdminReply, AdminRequest, KeyInfo, KeyScope, KeyScopeRequest};
 use serde_json::{Value, json};
 
@@ -54,7 +55,7 @@ fn scope_text(scope: &KeyScope) -> String {
 fn as_json(info: &KeyInfo) -> Value {
     let volumes = match &info.scope {
         KeyScope::Admin => Value::Null,
-        KeyScope::Volumes(ids) => ids.iter().map(|id| id.as_str()).collect(),
+        KeyScope::Volumes(ids) => ids.iter().map(VolumeId::as_str).collect(),
     };
     let admin = info.scope == KeyScope::Admin;
     json!({ "id": info.id, "label": info.label, "admin": admin, "volumes": volumes, "created": info.created })

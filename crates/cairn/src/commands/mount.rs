@@ -194,7 +194,8 @@ mod tests {
             "-o",
             "rw,server=host:1,ro,_netdev,nosuid,x-systemd.automount",
         ]);
-        let wanted = ["cairn", "mount", "--server", "host:1", "--read-only", "-o", "nosuid", "--", "models", "/workspace"];
+        let wanted =
+            ["cairn", "mount", "--server", "host:1", "--read-only", "-o", "nosuid", "--", "models", "/workspace"];
         assert_eq!(got, wanted);
     }
 

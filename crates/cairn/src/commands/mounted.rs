@@ -52,11 +52,13 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     };
     let mut session = SessionOptions::new(plan.connect, plan.volume, info);
     session.give_up_after = plan.tuning.server_timeout;
-    let mut options = VolumeOptions::default();
-    options.cache_bytes = plan.tuning.cache_size.0;
-    options.read_only = plan.tuning.read_only;
-    options.noatime = plan.tuning.noatime;
-    options.recovery_dir = paths::recovery_directory();
+    let options = VolumeOptions {
+        cache_bytes: plan.tuning.cache_size.0,
+        read_only: plan.tuning.read_only,
+        noatime: plan.tuning.noatime,
+        recovery_dir: paths::recovery_directory(),
+        ..VolumeOptions::default()
+    };
     let runtime = tokio::runtime::Handle::current();
     let volume = Volume::open(session, options, runtime.clone()).await.map_err(connect::open_error)?;
     let name = volume.info().name.clone();
@@ -136,5 +138,6 @@ fn absolute(directory: &Path) -> Result<PathBuf> {
 }
 
 fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

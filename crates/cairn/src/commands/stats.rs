@@ -17,7 +17,11 @@ use crate::output;
 pub(crate) fn run(options: &Stats) -> Result<ExitCode> {
     loop {
         let stats = read(&options.directory)?;
-        if options.json { output::json(&stats)? } else { print(&stats) }
+        if options.json {
+            output::json(&stats)?;
+        } else {
+            print(&stats);
+        }
         match options.interval {
             Some(interval) => std::thread::sleep(interval),
             None => return Ok(ExitCode::SUCCESS),

@@ -14,7 +14,11 @@ pub(crate) fn run(options: &Status) -> Result<ExitCode> {
     let AdminReply::Status(status) = connect::ask(&options.output.connection, AdminRequest::Status)? else {
         return connect::unexpected();
     };
-    if options.output.json { print_json(&status)? } else { print_text(&status) }
+    if options.output.json {
+        print_json(&status)?;
+    } else {
+        print_text(&status);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

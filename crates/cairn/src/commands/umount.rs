@@ -50,15 +50,12 @@ fn unescape(field: &[u8]) -> PathBuf {
         let octal = (*first == b'\\' && after.len() >= 3)
             .then(|| std::str::from_utf8(&after[..3]).ok().and_then(|digits| u8::from_str_radix(digits, 8).ok()))
             .flatten();
-        match octal {
-            Some(byte) => {
-                path.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                path.push(*first);
-                rest = after;
-            }
+        if let Some(byte) = octal {
+            path.push(byte);
+            rest = &after[3..];
+        } else {
+            path.push(*first);
+            rest = after;
         }
     }
     PathBuf::from(std::ffi::OsString::from(std::ffi::OsStr::from_bytes(&path)))
@@ -101,7 +98,11 @@ fn detach_unprivileged(directory: &Path, lazy: bool) -> Result<()> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    if text.contains("busy") { Err(busy(directory)) } else { Err(WithExit(Exit::Failure, text.trim().to_owned()).into()) }
+    if text.contains("busy") {
+        Err(busy(directory))
+    } else {
+        Err(WithExit(Exit::Failure, text.trim().to_owned()).into())
+    }
 }
 
 fn wait_for_end(pid: u64, limit: Duration) -> Result<ExitCode> {
