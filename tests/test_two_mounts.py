@@ -184,6 +184,21 @@ def test_symbolic_links(two_mounts):
         assert os.readlink(other / "link") == f"target{number}"
 
 
+def test_pages_that_were_only_written(two_mounts):
+    """The kernel keeps pages that it has written as it keeps those it has read: both are void when the other writes."""
+    first, second = two_mounts
+    (first / "file").write_bytes(bytes(65_536))
+    descriptors = [os.open(root / "file", os.O_RDWR) for root in (second, first)]
+    for number in range(1, 7):
+        one, two = descriptors[:: 1 if number % 2 else -1]
+        os.pwrite(two, b"x", 0)  # takes the file from the other, whose kernel drops its pages
+        os.pwrite(one, bytes([number]) * 65_536, 0)
+        os.pwrite(two, b"new", 8192)
+        assert os.pread(one, 3, 8192) == b"new"
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def test_mapped_pages(two_mounts):
     """A page that one mount has mapped and read shows what the other writes."""
     first, second = two_mounts

@@ -97,8 +97,8 @@ pub(crate) struct NodeState {
     pub last_attr: Option<Box<Attr>>,
     /// The kernel may hold pages of this file, all of them read or written under the present lease.
     pub pages: bool,
-    /// Reads that were answered; what they carried may be in the kernel's cache.
-    pub reads: u64,
+    /// Reads and writes that were answered; what they carried may be in the kernel's cache.
+    pub answered: u64,
     /// A name that this node had, for messages and recovery copies.
     pub name: Option<Name>,
     /// Access time that the server has not been told yet.
@@ -125,7 +125,7 @@ impl NodeState {
             private: false,
             last_attr: None,
             pages: false,
-            reads: 0,
+            answered: 0,
             name: None,
             pending_atime: None,
             error: WriteError::default(),

@@ -2,9 +2,9 @@
 //!
 //! A recall of a file first empties the kernel's caches, while requests are still answered under the lease (the kernel
 //! writes dirty pages back through this very mount, and a read that waited could hold the lock on a page that the
-//! invalidation waits for). If a read was answered meanwhile, what it carried may be in the kernel's cache again, so
-//! the caches are emptied again. Then the node is *sealed*: nothing is answered from here, what is buffered is
-//! flushed, everything is dropped, and the server is told.
+//! invalidation waits for). If a read or write was answered meanwhile, what it carried may be in the kernel's cache
+//! again, so the caches are emptied again. Then the node is *sealed*: nothing is answered from here, what is buffered
+//! is flushed, everything is dropped, and the server is told.
 //!
 //! The invalidation may also wait for a lock that the kernel holds for a request on the same file which itself waits for
 //! the server, perhaps behind this recall. It is then left to finish by itself.
@@ -175,9 +175,9 @@ impl Shared {
 
     async fn empty_kernel(self: &Arc<Self>, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
         for round in 1..=INVALIDATIONS {
-            let (reads, pages) = {
+            let (answered, pages) = {
                 let state = node.lock();
-                (state.reads, state.pages)
+                (state.answered, state.pages)
             };
             let finished = if pages {
                 let (kernel, ino) = (Arc::clone(kernel), node.ino);
@@ -187,7 +187,7 @@ impl Shared {
                 true
             };
             let mut state = node.lock();
-            let undisturbed = state.reads == reads && state.pages == pages;
+            let undisturbed = state.answered == answered && state.pages == pages;
             if undisturbed || !finished || round == INVALIDATIONS {
                 state.sealed = true;
                 state.pages = false;

@@ -168,7 +168,7 @@ impl Shared {
                 if state.epoch != epoch || state.sealed {
                     continue;
                 }
-                state.reads += 1;
+                state.answered += 1;
                 state.pages = true;
             }
             self.note_access(&node);

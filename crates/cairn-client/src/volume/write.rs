@@ -169,6 +169,11 @@ impl Shared {
         let much = filled && file.overlay.dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.chunk_size));
         let queue = !std::mem::replace(&mut file.queued, true);
         let idle = !file.flushing;
+        if !flags.from_cache {
+            // The kernel keeps what it has passed on, as it keeps what it reads.
+            state.answered += 1;
+            state.pages = true;
+        }
         drop(guard);
         if queue {
             self.writeback.enqueue(node);
