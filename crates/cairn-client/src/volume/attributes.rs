@@ -9,7 +9,7 @@ use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
-use super::core::{outcome_unknown, unfitting};
+use super::core::{outcome_unknown, stale, unfitting};
 use crate::api::AttrReply;
 use crate::inodes::{Node, NodeState};
 
@@ -42,8 +42,8 @@ impl Shared {
         }
         let op = MetaOp::SetAttr { ino, change, time: Timestamp::now() };
         let reply = match change.size {
-            Some(size) => self.call_on_content(op, &node, Some(size)).await?,
-            None => self.call(op, &[&node]).await?,
+            Some(size) => self.call_on_content(op, &node, Some(size)).await.map_err(stale)?,
+            None => self.call(op, &[&node]).await.map_err(stale)?,
         };
         if change.atime.is_some() {
             node.lock().pending_atime = None;
@@ -130,7 +130,7 @@ impl Shared {
 
     pub(crate) async fn readlink(self: &Arc<Self>, ino: Ino) -> FsResult<Bytes> {
         let node = self.table.get_or_insert(ino);
-        let reply = self.query(Query::ReadLink { ino }, &[&node]).await?;
+        let reply = self.query(Query::ReadLink { ino }, &[&node]).await.map_err(stale)?;
         self.absorb(&reply.grants, &[]);
         let QueryAnswer::Bytes(target) = reply.answer else { return unfitting(&reply.answer) };
         self.note_access(&node);

@@ -24,6 +24,12 @@ pub(crate) fn unfitting<T>(answer: &QueryAnswer) -> FsResult<T> {
     Err(Errno::EIO)
 }
 
+/// For questions and changes that name a node by its number: one that is not there was replaced or removed by another
+/// mount since the kernel looked it up. The kernel looks again, which it does not for `ENOENT`.
+pub(crate) fn stale(errno: Errno) -> Errno {
+    if errno == Errno::ENOENT { Errno::ESTALE } else { errno }
+}
+
 /// Whether the outcome of a change that failed so is unknown: it may have happened.
 pub(crate) fn outcome_unknown(errno: Errno) -> bool {
     matches!(errno, Errno::EIO | Errno::ETIMEDOUT | Errno::ESTALE | Errno::ESHUTDOWN)
@@ -147,7 +153,7 @@ impl Shared {
             }
             attempts += 1;
             self.await_recall(&node).await?;
-            let reply = self.query(Query::Acquire { ino, mode }, &[&node]).await?;
+            let reply = self.query(Query::Acquire { ino, mode }, &[&node]).await.map_err(stale)?;
             let QueryAnswer::Attr(attr) = reply.answer else { return unfitting(&reply.answer) };
             self.absorb(&reply.grants, &[attr]);
         }
@@ -173,7 +179,7 @@ impl Shared {
             Ok(reply) => reply,
             // Another mount has removed what the kernel refers to.
             Err(Errno::ENOENT) => {
-                let attr = node.lock().without_name().ok_or(Errno::ENOENT)?;
+                let attr = node.lock().without_name().ok_or(Errno::ESTALE)?;
                 return Ok(AttrReply { attr, ttl: Duration::ZERO });
             }
             Err(errno) => return Err(errno),

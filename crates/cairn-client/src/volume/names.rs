@@ -32,6 +32,9 @@ fn name_before(name: &Name) -> Option<Name> {
     Name::new(&bytes).ok()
 }
 
+/// Times that a file is made again whose name comes and goes.
+const CREATE_ATTEMPTS: u32 = 10;
+
 /// Whom a name leads to, and for how long that holds.
 enum Resolved {
     Present(Attr, Duration),
@@ -260,7 +263,21 @@ impl Shared {
         mode: u32,
         open_flags: i32,
     ) -> FsResult<(Entry, Opened)> {
-        let entry = self.make(caller, parent, &name, NewNode::Regular, mode).await?;
+        let mut attempts = 0;
+        let entry = loop {
+            match self.make(caller, parent, &name, NewNode::Regular, mode).await {
+                // Another mount was faster. Without O_EXCL the program wants that file: the kernel looks again, follows
+                // what it finds there and checks permissions.
+                Err(Errno::EEXIST) if open_flags & libc::O_EXCL == 0 => {
+                    attempts += 1;
+                    if attempts > CREATE_ATTEMPTS || matches!(self.resolve(parent, &name).await?, Resolved::Present(..))
+                    {
+                        return Err(Errno::ESTALE);
+                    }
+                }
+                outcome => break outcome?,
+            }
+        };
         let opened = self.open_made(entry.attr.ino, open_flags).await?;
         Ok((entry, opened))
     }

@@ -9,7 +9,7 @@ use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
-use super::core::unfitting;
+use super::core::{stale, unfitting};
 use crate::inodes::Node;
 use crate::stats::add;
 
@@ -41,7 +41,7 @@ impl Shared {
             add(&self.counters.answered_locally, 1);
             return Err(Errno::ENODATA);
         }
-        let reply = self.query(Query::GetXattr { ino, name }, &[&node]).await?;
+        let reply = self.query(Query::GetXattr { ino, name }, &[&node]).await.map_err(stale)?;
         self.absorb(&reply.grants, &[]);
         match reply.answer {
             QueryAnswer::Bytes(value) => Ok(value),
@@ -56,7 +56,7 @@ impl Shared {
             add(&self.counters.answered_locally, 1);
             return Ok(Vec::new());
         }
-        let reply = self.query(Query::ListXattr { ino }, &[&node]).await?;
+        let reply = self.query(Query::ListXattr { ino }, &[&node]).await.map_err(stale)?;
         self.absorb(&reply.grants, &[]);
         match reply.answer {
             QueryAnswer::Names(names) => Ok(names),
@@ -81,7 +81,7 @@ impl Shared {
         }
         let node = self.table.get_or_insert(ino);
         let op = MetaOp::SetXattr { ino, name, value, mode, clear_set_gid, time: Timestamp::now() };
-        self.call(op, &[&node]).await?;
+        self.call(op, &[&node]).await.map_err(stale)?;
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl Shared {
         self.writable()?;
         let node = self.table.get_or_insert(ino);
         let op = MetaOp::RemoveXattr { ino, name, time: Timestamp::now() };
-        self.call(op, &[&node]).await?;
+        self.call(op, &[&node]).await.map_err(stale)?;
         Ok(())
     }
 }

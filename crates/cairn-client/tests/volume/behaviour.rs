@@ -103,6 +103,19 @@ fn a_mount_rides_out_a_restart_with_everything_it_had_buffered() {
 }
 
 #[test]
+fn who_comes_second_opens_the_file_unless_it_must_be_new() {
+    run(async {
+        let world = World::new(1 << 30, CHUNK).await;
+        let (mount, other) = (world.mount().await, world.mount().await);
+        other.create("a").await.expect("created");
+        let create = |flags| mount.volume.create(Caller::default(), Ino::ROOT, name("a"), 0o644, libc::O_RDWR | flags);
+        assert_eq!(create(libc::O_EXCL).await.map(|_| ()), Err(Errno::EEXIST));
+        // The kernel then looks again and opens what it finds.
+        assert_eq!(create(0).await.map(|_| ()), Err(Errno::ESTALE));
+    });
+}
+
+#[test]
 fn a_removed_file_lives_on_while_it_is_open() {
     run(async {
         let world = World::new(1 << 30, CHUNK).await;

@@ -135,7 +135,8 @@ impl Kernel {
     pub(crate) async fn create(&self, of: &str) -> FsResult<()> {
         let of = name(of);
         let caller = Caller { umask: 0o022, ..Caller::default() };
-        let (entry, opened) = self.volume.create(caller, Ino::ROOT, of.clone(), 0o644, libc::O_RDWR).await?;
+        let flags = libc::O_RDWR | libc::O_EXCL;
+        let (entry, opened) = self.volume.create(caller, Ino::ROOT, of.clone(), 0o644, flags).await?;
         self.forget_attr(Ino::ROOT);
         self.keep(&entry, Ino::ROOT, &of);
         self.close(entry.attr.ino, opened.handle).await
