@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use cairn_types::{Attr, Errno, FileKind, Ino, LeaseMode, Name, Timestamp};
 use cairn_wire::message::Grant;
@@ -17,6 +18,10 @@ use tokio::sync::Notify;
 use crate::directory::DirectoryCache;
 use crate::extents::ExtentMap;
 use crate::overlay::Overlay;
+
+/// For how long after a look-up an open is expected. Without this, a file that another mount replaces between the two
+/// would be gone when it is opened, and the kernel looks a name up again only once.
+const OPENING_TIME: Duration = Duration::from_secs(1);
 
 /// Buffered content of a file and what is known of its content at the server.
 #[derive(Debug)]
@@ -86,6 +91,8 @@ pub(crate) struct NodeState {
     pub opens: u32,
     /// The server was told (with a returned lease) that this file is open here.
     pub declared_open: bool,
+    /// When the kernel was last told of this node by name: it may be about to open it.
+    pub named_at: Option<Instant>,
     /// The last name is gone, and this session keeps the content because it has the file open.
     pub orphan: bool,
     /// The last name is gone, by a change of this session.
@@ -120,6 +127,7 @@ impl NodeState {
             references: 0,
             opens: 0,
             declared_open: false,
+            named_at: None,
             orphan: false,
             removed: false,
             private: false,
@@ -283,6 +291,13 @@ impl NodeState {
     pub(crate) fn fail_writes(&mut self, errno: Errno) {
         self.error.sequence += 1;
         self.error.errno = Some(errno);
+    }
+
+    /// Whether a program has this file open, or is between looking it up and opening it: then its content must outlive
+    /// its last name.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let file = matches!(self.content, Content::File(_));
+        file && (self.opens > 0 || self.named_at.is_some_and(|named| named.elapsed() < OPENING_TIME))
     }
 
     /// Whether this node may leave the table (after its lease was given back).

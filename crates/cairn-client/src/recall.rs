@@ -138,8 +138,11 @@ impl Shared {
             }
             state.recall = None;
             state.sealed = false;
-            let open = state.opens > 0 && matches!(state.content, Content::File(_));
+            let open = state.is_wanted();
             state.declared_open |= open;
+            if open && state.opens == 0 {
+                self.expected_opens.lock().push(node.ino);
+            }
             // Still under the node's lock: whoever asks for the lease next must ask after this has left.
             self.session.return_leases(vec![LeaseReturn { ino: node.ino, stamp, keep: state.lease, open }]);
             drop(state);

@@ -64,6 +64,28 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Lets go of files that were declared open because an open was expected, and then was not made.
+    fn close_unopened(&self) {
+        let mut closed = Vec::new();
+        self.expected_opens.lock().retain(|ino| {
+            let Some(node) = self.table.get(*ino) else { return false };
+            let mut state = node.lock();
+            if state.is_wanted() && state.opens == 0 {
+                return true;
+            }
+            // One that is open now is closed with its last handle.
+            if state.opens == 0 && std::mem::take(&mut state.declared_open) {
+                closed.push(*ino);
+            }
+            false
+        });
+        if !closed.is_empty() {
+            self.session.close_files(closed);
+        }
+    }
+}
+
 async fn tick(shared: Weak<Shared>) {
     for count in 1u64.. {
         tokio::time::sleep(TICK).await;
@@ -72,6 +94,7 @@ async fn tick(shared: Weak<Shared>) {
             return;
         }
         shared.table.advance();
+        shared.close_unopened();
         shared.session.give_back(shared.room.take_idle(), 0);
         if count % FLOORS == 0 {
             shared.table.rotate_floors();

@@ -204,7 +204,10 @@ impl Shared {
     pub(crate) fn entry(&self, attr: &Attr, entry_ttl: Duration) -> Entry {
         let node = self.table.get_or_insert(attr.ino);
         let reply = self.told(&node, attr);
-        node.lock().references += 1;
+        let mut state = node.lock();
+        state.references += 1;
+        state.named_at = Some(Instant::now());
+        drop(state);
         Entry { attr: reply.attr, attr_ttl: reply.ttl, entry_ttl }
     }
 }

@@ -125,6 +125,8 @@ pub(crate) struct Shared {
     pub report: OnceLock<Report>,
     pub runtime: Runtime,
     pub writeback: WriteBack,
+    /// Files that were declared open at the server because an open was expected.
+    pub expected_opens: Mutex<Vec<Ino>>,
     /// Nodes with an access time to send.
     pub access_times: Mutex<Vec<Ino>>,
     pub closing: AtomicBool,
@@ -165,6 +167,7 @@ impl Volume {
                 report: OnceLock::new(),
                 runtime,
                 writeback: WriteBack::new(options.dirty_bytes, options.flush_delay),
+                expected_opens: Mutex::default(),
                 access_times: Mutex::default(),
                 closing: AtomicBool::new(false),
                 options,
