@@ -179,6 +179,16 @@ def test_mapped_writes_into_a_full_volume(small):
     assert result.returncode in (9, -7), result.returncode
 
 
+def test_df_of_a_volume_that_is_larger_than_the_disk(lab: harness.Lab):
+    server = lab.server()
+    server.create_volume("vol", "512TiB")
+    mount = lab.mount(server, "vol")
+    (mount.path / "file").write_bytes(b"x" * MIB)
+    assert used(mount.path) == MIB == disk_usage(mount.path)
+    found = os.statvfs(mount.path)
+    assert 0 < found.f_bavail * found.f_frsize < 512 << 40, "more is said to be free than the disk has"
+
+
 def test_df_du_and_usage_agree(lab: harness.Lab):
     server = lab.server()
     server.create_volume("vol", "1GiB")

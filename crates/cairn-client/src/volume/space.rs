@@ -52,7 +52,8 @@ impl Shared {
         let used = usage.bytes_used.saturating_add(self.room.drawn());
         let free = usage.bytes_limit.saturating_sub(used).min(usage.disk_free);
         Ok(VolumeUsage {
-            bytes_total: usage.bytes_limit,
+            // A volume may be larger than the server's disk: what `df` counts as used must be what is used all the same.
+            bytes_total: used.saturating_add(free),
             bytes_free: free,
             inodes_total: usage.inodes_limit,
             inodes_free: usage.inodes_limit.saturating_sub(usage.inodes_used),
