@@ -253,11 +253,15 @@ class Mount:
             subprocess.run(["umount", "-l", str(self.path)], check=False, timeout=30, stderr=subprocess.DEVNULL)
         self.lab.tell(f"unmounted {self.path}")
 
-    def remount(self) -> None:
-        """Stops and starts: nothing is cached afterwards."""
+    def stop_orderly(self) -> None:
+        """Stops; Failed unless the process says that everything was written."""
         code = self.stop()
         if code != 0:
             raise Failed(f"the mount process ended with {code}:\n{self.process.log[-4000:]}")
+
+    def remount(self) -> None:
+        """Stops and starts: nothing is cached afterwards."""
+        self.stop_orderly()
         self.start()
 
 

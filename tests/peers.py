@@ -1,8 +1,10 @@
-"""Local ext4, Cairn and MooseFS, set up alike and measured alike; used by scripts/compare-peers and its kin.
+"""The local file system, Cairn, MooseFS and GlusterFS, set up alike; used by scripts/compare-peers and its kin.
 
-Each peer is a directory, a way to make the client forget everything (a remount), and a folder for what it stores. Cairn and MooseFS
-serve over TCP from processes of their own on this machine, MooseFS in a network namespace with an address of its own,
-because it refuses localhost (its traffic stays inside that namespace's loopback all the same).
+Each peer is a directory and a way to unmount it and mount it again, by which its client forgets everything. All but the local one
+serve over TCP from processes of their own on this machine, MooseFS and GlusterFS in a network namespace with an address of
+its own, because they refuse localhost (their traffic stays inside that namespace's loopback all the same).
+
+Not here: what is measured (workloads.py).
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import random
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import harness
+import syscalls
 
-MIB = 1 << 20
+
+def nothing() -> None:
+    """Mounting and unmounting of a file system that has no client."""
 
 
 @dataclasses.dataclass
@@ -29,8 +33,35 @@ class Peer:
 
     name: str
     path: pathlib.Path
-    remount: Callable[[], None]
-    note: str = ""
+    store: pathlib.Path
+    """Folder on the local disk that holds what the peer stores."""
+    note: str
+    unmount: Callable[[], object] = nothing
+    mount: Callable[[], object] = nothing
+    has_disk_cache: bool = False
+    mounted: bool = True
+
+    def settle(self) -> None:
+        """Until all that was written is on the disk. The kernel does not pass sync(2) on to FUSE file systems; an unmount is
+        what makes each of them hand over everything, and the disk's own sync does the rest."""
+        if self.mounted:
+            self.unmount()
+            self.mounted = False
+        descriptor = os.open(self.store, os.O_RDONLY)
+        syscalls.syncfs(descriptor)
+        os.close(descriptor)
+
+    def remount(self) -> None:
+        """The client forgets everything; what its servers keep in memory stays."""
+        self.settle()
+        self.mount()
+        self.mounted = True
+
+    def chill(self) -> None:
+        """Nothing is cached anywhere: the client is mounted anew, and the kernel's caches are empty."""
+        self.remount()
+        harness.drop_caches()
+        time.sleep(0.3)
 
 
 @contextlib.contextmanager
@@ -38,7 +69,7 @@ def local(lab: harness.Lab) -> Iterator[Peer]:
     path = lab.new_path("local")
     path.mkdir()
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(path)], capture_output=True, text=True, check=True).stdout.strip()
-    yield Peer("local", path, lambda: None, f"the machine's own file system ({kind})")
+    yield Peer("local", path, path, f"the machine's own file system ({kind})", has_disk_cache=True)
     shutil.rmtree(path)
 
 
@@ -47,8 +78,11 @@ def cairn(lab: harness.Lab, *flags: str) -> Iterator[Peer]:
     server = lab.server(listen="127.0.0.1:0")
     server.create_volume("bench", "200GiB")
     mount = lab.mount(server, "bench", *flags, tcp=True)
-    yield Peer("cairn", mount.path, mount.remount, "server in a process of its own, TCP over loopback")
-    mount.stop()
+    note = "server in a process of its own, TCP over loopback"
+    peer = Peer("cairn", mount.path, server.data, note, mount.stop_orderly, mount.start, "--disk-cache" in flags)
+    yield peer
+    if peer.mounted:
+        mount.stop()
     server.stop()
 
 
@@ -93,12 +127,76 @@ def moosefs(lab: harness.Lab) -> Iterator[Peer]:
 
         mount()
         try:
-            yield Peer("moosefs", point, lambda: (unmount(), mount()) and None, "defaults, one copy, in a network namespace")
+            yield Peer("moosefs", point, root, "defaults, one copy, in a network namespace", unmount, mount)
         finally:
             with contextlib.suppress(subprocess.SubprocessError):
                 unmount()
             chunks.stop()
             master.stop()
+
+
+@contextlib.contextmanager
+def glusterfs(lab: harness.Lab) -> Iterator[Peer]:
+    """One brick with the defaults; the daemon's files are below one temporary folder."""
+    if not shutil.which("glusterd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
+        raise FileNotFoundError("glusterd is missing: apt-get install glusterfs-server glusterfs-client")
+    root = lab.new_path("gluster")
+    for name in ("etc", "work", "brick", "mnt", "log"):
+        (root / name).mkdir(parents=True)
+    with network_namespace() as (enter, address):
+        env = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+        (root / "etc/glusterd.vol").write_text(
+            f"volume management\n    type mgmt/glusterd\n    option working-directory {root}/work\n"
+            f"    option transport-type socket\n    option transport.socket.bind-address {address}\n"
+            f"    option run-directory {root}/work/run\n    option max-port 60999\nend-volume\n"
+        )
+        daemon = harness.Process(
+            lab, "glusterd", [*enter, "glusterd", "-N", "-f", f"{root}/etc/glusterd.vol", "-l", f"{root}/log/glusterd.log",
+                              "-p", f"{root}/glusterd.pid"], env,
+        )
+
+        def gluster(*command: str) -> None:
+            result = subprocess.run(
+                [*enter, "gluster", "--mode=script", *command], env=lab.environment(env), capture_output=True, text=True, timeout=120, check=False
+            )
+            if result.returncode:
+                raise harness.Failed(f"gluster {' '.join(command)}: {result.stdout}{result.stderr}")
+
+        harness.wait_until(lambda: not failing(lambda: gluster("pool", "list")), 60, "glusterd answers", 0.5)
+        gluster("volume", "create", "bench", f"{address}:{root}/brick", "force")
+        gluster("volume", "start", "bench")
+        point = root / "mnt"
+        clients: list[harness.Process] = []
+
+        def mount() -> None:
+            lab.tell(f"mount {point}")
+            command = ["glusterfs", "-N", "-s", address, "--volfile-id=bench", "-l", f"{root}/log/mount.log", str(point)]
+            clients.append(harness.Process(lab, "glusterfs", [*enter, *command], env))
+            harness.wait_until(lambda: harness.is_mounted(point), 60, "GlusterFS is mounted", 0.1)
+            harness.wait_until(lambda: not failing(lambda: os.listdir(point)), 60, "GlusterFS answers", 0.2)
+
+        def unmount() -> None:
+            subprocess.run(["umount", str(point)], check=True, timeout=60)
+            clients.pop().popen.wait(60)
+            lab.tell(f"unmounted {point}")
+
+        try:
+            mount()
+            yield Peer("glusterfs", point, root, "defaults, one brick, in a network namespace", unmount, mount)
+        finally:
+            with contextlib.suppress(subprocess.SubprocessError, IndexError):
+                unmount()
+            with contextlib.suppress(subprocess.SubprocessError, harness.Failed):
+                gluster("volume", "stop", "bench", "force")
+            daemon.stop()
+
+
+def failing(action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except (OSError, harness.Failed, subprocess.SubprocessError):
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -125,114 +223,7 @@ def network_namespace() -> Iterator[tuple[list[str], str]]:
         subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-PEERS = {"local": local, "cairn": cairn, "moosefs": moosefs}
-
-
-# --- what is measured ----------------------------------------------------------------------------------------------
-
-
-def chill(peer: Peer) -> None:
-    """Nothing is cached anywhere: the client is mounted anew, the kernel's caches are empty, the servers' files too."""
-    os.sync()
-    peer.remount()
-    harness.drop_caches()
-    time.sleep(0.3)
-
-
-def timed(action: Callable[[], None]) -> float:
-    started = time.monotonic()
-    action()
-    return time.monotonic() - started
-
-
-def write_large(path: pathlib.Path, size: int) -> None:
-    """Bytes that no file system can leave out or pack together."""
-    block = bytearray(random.Random(0).randbytes(4 * MIB))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in range(size // MIB):
-        block[:8] = number.to_bytes(8, "little")
-        start = (number * 4096 * 7) % (3 * MIB)
-        os.write(descriptor, memoryview(block)[start : start + MIB])
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def read_large(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    buffer = bytearray(MIB)
-    while os.readv(descriptor, [buffer]):
-        pass
-    os.close(descriptor)
-
-
-def large_file(peer: Peer, size: int) -> dict[str, float]:
-    """MB/s of a sequential write with fsync, and of a read after everybody forgot."""
-    path = peer.path / "large"
-    chill(peer)
-    write = timed(lambda: write_large(path, size))
-    chill(peer)
-    read = timed(lambda: read_large(path))
-    again = timed(lambda: read_large(path))
-    path.unlink()
-    return {"write (MB/s)": size / write / 1e6, "cold read (MB/s)": size / read / 1e6, "second read (MB/s)": size / again / 1e6}
-
-
-def small_files(peer: Peer, count: int, size: int = 4096, folders: int = 20) -> dict[str, float]:
-    """Files a second, one caller: create and write, stat, read, delete; the client cold before each."""
-    top = peer.path / "small"
-    content = random.Random(1).randbytes(size + count)
-    names = [f"{top}/d{number % folders}/f{number}" for number in range(count)]
-    chill(peer)
-
-    def create() -> None:
-        for folder in range(folders):
-            os.makedirs(f"{top}/d{folder}")
-        for number, name in enumerate(names):
-            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(descriptor, content[number : number + size])
-            os.close(descriptor)
-        descriptor = os.open(top, os.O_RDONLY)
-        sync_file_system(descriptor)
-        os.close(descriptor)
-
-    def look() -> None:
-        for name in names:
-            os.stat(name)
-
-    def read() -> None:
-        for name in names:
-            descriptor = os.open(name, os.O_RDONLY)
-            os.read(descriptor, size + 1)
-            os.close(descriptor)
-
-    def walk() -> None:
-        found = sum(len(files) for _, _, files in os.walk(top))
-        assert found == count
-
-    def delete() -> None:
-        for name in names:
-            os.unlink(name)
-
-    result: dict[str, float] = {}
-    for label, action in (("create", create), ("stat", look), ("read", read), ("list", walk), ("delete", delete)):
-        if label != "create":
-            chill(peer)
-        result[f"{label} (files/s)"] = count / timed(action)
-    shutil.rmtree(top)
-    return result
-
-
-def sync_file_system(descriptor: int) -> None:
-    import syscalls
-
-    syscalls.syncfs(descriptor)
-
-
-def measure(peer: Peer, size: int, count: int) -> dict[str, float]:
-    result = large_file(peer, size) if size else {}
-    if count:
-        result |= small_files(peer, count)
-    return result
+PEERS = {"local": local, "cairn": cairn, "moosefs": moosefs, "glusterfs": glusterfs}
 
 
 def machine() -> str:
