@@ -35,6 +35,8 @@ pub(crate) struct DirectoryCache {
     epoch: u64,
     /// Version of the directory after the newest change of this session.
     version: u64,
+    /// Names that were changed here may have been forgotten.
+    forgetful: bool,
     walk: Walk,
 }
 
@@ -84,6 +86,16 @@ impl DirectoryCache {
             None if self.complete => Cached::Absent,
             None => Cached::Unknown,
         }
+    }
+
+    /// Whether a name that is not known here may have been changed here.
+    pub(crate) fn is_forgetful(&self) -> bool {
+        self.forgetful
+    }
+
+    /// All changes that were made here are at the server.
+    pub(crate) fn note_settled(&mut self) {
+        self.forgetful = false;
     }
 
     /// A name was found here.
@@ -145,10 +157,16 @@ impl DirectoryCache {
         self.names.insert(name, link);
     }
 
+    /// A change that is made here first: `name` leads to `link` (or nowhere).
+    pub(crate) fn change_here(&mut self, name: Name, link: Option<Link>) {
+        self.change(self.version, name, link);
+    }
+
     /// A change of this session whose outcome for `name` is not known.
     pub(crate) fn forget_name(&mut self, name: &Name) {
         self.epoch += 1;
         self.complete = false;
+        self.forgetful = true;
         self.names.remove(name);
     }
 
@@ -156,6 +174,7 @@ impl DirectoryCache {
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
             self.complete = false;
+            self.forgetful = true;
         }
     }
 

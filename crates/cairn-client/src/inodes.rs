@@ -73,8 +73,13 @@ pub(crate) struct WriteError {
 
 #[derive(Debug)]
 pub(crate) struct NodeState {
-    /// As the server said last; only valid under a lease.
+    /// As the server said last, with what buffered changes (`pending`) do to it; only valid under a lease.
     pub attr: Option<Attr>,
+    /// Changes of this node that are buffered or on their way, content aside. While there are any, what is said of the
+    /// node here is ahead of what the server says.
+    pub pending: u32,
+    /// The newest that the server has said meanwhile.
+    behind: Option<Box<Attr>>,
     pub lease: LeaseMode,
     /// Stamp of the newest grant.
     pub stamp: u64,
@@ -118,6 +123,8 @@ impl NodeState {
     fn new(recalled: u64) -> Self {
         NodeState {
             attr: None,
+            pending: 0,
+            behind: None,
             lease: LeaseMode::None,
             stamp: 0,
             recalled,
@@ -209,7 +216,7 @@ impl NodeState {
         self.last_attr.as_deref().map(|attr| Attr { nlink: 0, ..*attr })
     }
 
-    /// Nothing here waits to be sent.
+    /// No content or access time here waits to be sent.
     pub(crate) fn is_clean(&self) -> bool {
         self.pending_atime.is_none() && self.file().is_none_or(|file| file.overlay.is_clean() && !file.flushing)
     }
@@ -231,8 +238,45 @@ impl NodeState {
         self.lease > LeaseMode::None
     }
 
+    /// Becomes a node that this session has just made, under the lease of its directory. `attr` is of version 0: the
+    /// server's first word is newer.
+    pub(crate) fn be_born(&mut self, attr: Attr, name: &Name, chunk_size: u32) {
+        self.lease = LeaseMode::Exclusive;
+        self.name = Some(name.clone());
+        self.learn_attr(&Attr { version: 0, ..attr }, true, chunk_size);
+        // Only a lease from birth on covers all that may have happened to it.
+        self.private = true;
+        if let Some(directory) = self.directory_mut() {
+            directory.set_empty();
+        }
+    }
+
+    /// The server has answered for one of the `pending` changes.
+    pub(crate) fn change_answered(&mut self, chunk_size: u32) {
+        self.pending = self.pending.saturating_sub(1);
+        if self.pending == 0
+            && let Some(attr) = self.behind.take()
+        {
+            self.learn_attr(&attr, false, chunk_size);
+        }
+    }
+
+    /// Takes over what the server says of the content, although changes of other attributes are still on their way.
+    pub(crate) fn learn_content(&mut self, told: &Attr) {
+        if let Some(attr) = &mut self.attr {
+            attr.size = told.size;
+            attr.allocated = told.allocated;
+        }
+    }
+
     /// Takes over attributes from an answer. `granted`: the answer came with a lease on this node that stands.
     pub(crate) fn learn_attr(&mut self, attr: &Attr, granted: bool, chunk_size: u32) {
+        if self.pending > 0 && self.attr.is_some() {
+            if self.behind.as_ref().is_none_or(|behind| attr.version >= behind.version) {
+                self.behind = Some(Box::new(*attr));
+            }
+            return;
+        }
         let newer = match &self.attr {
             Some(known) => attr.version >= known.version,
             None => granted,
@@ -279,6 +323,7 @@ impl NodeState {
         self.private = false;
         self.epoch += 1;
         self.attr = None;
+        self.behind = None;
         self.pages = false;
         match &mut self.content {
             Content::File(file) => file.extents.clear(),
@@ -308,6 +353,7 @@ impl NodeState {
             && self.recall.is_none()
             && !self.sealed
             && self.is_clean()
+            && self.pending == 0
             && (self.references == 0 || self.gone().is_none())
     }
 }

@@ -50,7 +50,8 @@ impl SessionEvents for Events {
 
     fn give_back_room(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.session.give_back(shared.room.take_free(), 0);
+            let free = shared.room.take_free();
+            shared.session.give_back(free.bytes, free.nodes);
         }
     }
 
@@ -227,11 +228,11 @@ impl Shared {
             if node.lock().recall.is_none() {
                 return false;
             }
-            let flushed = self.flush_node(node).await;
+            let flushed = self.flush_node(node).await.and(self.settle(&[node]).await);
             {
                 let mut state = node.lock();
                 state.pending_atime = None;
-                if state.is_clean() {
+                if state.is_clean() && state.pending == 0 {
                     return true;
                 }
             }
@@ -247,6 +248,7 @@ impl Shared {
         self.room.lost();
         self.locks.clear();
         self.table.reset_stamps();
+        self.drop_journal();
         let mut lost = Vec::new();
         let mut emptied = Vec::new();
         for node in self.table.all() {
@@ -311,10 +313,11 @@ impl Shared {
         let shared = Arc::clone(self);
         self.runtime.spawn(async move {
             // What buffered writes count on is reserved anew; it stays drawn, so none of it becomes free.
-            if drawn > 0
-                && let Err(errno) = shared.session.reserve(drawn, drawn, 0, 0).await
+            let crate::room::Amount { bytes, nodes } = drawn;
+            if (bytes > 0 || nodes > 0)
+                && let Err(errno) = shared.session.reserve(bytes, bytes, nodes, nodes).await
             {
-                tracing::warn!(?errno, drawn, "room for buffered writes could not be reserved again");
+                tracing::warn!(?errno, bytes, nodes, "room for buffered writes could not be reserved again");
             }
         });
     }

@@ -38,6 +38,15 @@ counters!(
     queries,
     /// Changes sent one by one.
     calls,
+    /// Changes made here first, under exclusive leases.
+    changed_here,
+    /// Changes made here first, and content, sent in batches; and the batches.
+    journal_entries,
+    journal_batches,
+    /// Changes made here first that are not at the server yet.
+    journal_waiting,
+    /// Changes made here first that the server refused.
+    journal_refused,
     /// Bytes that programs read through this mount (not from the kernel's cache).
     bytes_read,
     /// Bytes that programs wrote.

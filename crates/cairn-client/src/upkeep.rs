@@ -20,6 +20,7 @@ impl Shared {
     /// Starts the tasks that live as long as the mount.
     pub(crate) fn start_background(self: &Arc<Self>) {
         self.runtime.spawn(Arc::clone(self).run_writeback());
+        self.runtime.spawn(Arc::clone(self).run_journal());
         let shared = Arc::downgrade(self);
         self.runtime.spawn(tick(shared));
     }
@@ -95,7 +96,8 @@ async fn tick(shared: Weak<Shared>) {
         }
         shared.table.advance();
         shared.close_unopened();
-        shared.session.give_back(shared.room.take_idle(), 0);
+        let idle = shared.room.take_idle();
+        shared.session.give_back(idle.bytes, idle.nodes);
         if count % FLOORS == 0 {
             shared.table.rotate_floors();
         }

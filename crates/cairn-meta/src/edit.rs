@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 
 use cairn_types::limits::FILE_SIZE_MAX;
-use cairn_types::{
-    Attr, AttrFlags, BlobId, Errno, Extent, ExtentList, FileKind, Ino, Name, SessionId, Source, Timestamp,
-};
+use cairn_types::{Attr, AttrFlags, BlobId, Errno, Extent, ExtentList, Ino, Name, SessionId, Source, Timestamp};
 
 use crate::batch::{Batch, FRAGMENTS_MAX};
 use crate::error::{ApplyError, StoreError};
@@ -71,16 +69,9 @@ impl Batch {
         self.charge.inodes += change;
     }
 
-    /// Changes a directory's attributes along with its entries: times, and whatever `change` does.
-    pub(crate) fn change_directory(
-        &mut self,
-        ino: Ino,
-        time: Timestamp,
-        change: impl FnOnce(&mut Attr),
-    ) -> Result<(), ApplyError> {
+    /// Changes a directory's attributes along with its entries.
+    pub(crate) fn change_directory(&mut self, ino: Ino, change: impl FnOnce(&mut Attr)) -> Result<(), ApplyError> {
         let mut directory = self.directory(ino)?;
-        directory.attr.mtime = time;
-        directory.attr.ctime = time;
         change(&mut directory.attr);
         self.save(&mut directory);
         Ok(())
@@ -95,10 +86,7 @@ impl Batch {
         time: Timestamp,
     ) -> Result<(), ApplyError> {
         self.set_row(layout::entry(parent, name.as_bytes()), Some(entry.encode()));
-        self.change_directory(parent, time, |attr| {
-            attr.size += 1;
-            attr.nlink += u32::from(entry.kind == FileKind::Directory);
-        })
+        self.change_directory(parent, |attr| attr.add_entry(entry.kind, time))
     }
 
     /// Removes an entry that exists.
@@ -110,10 +98,7 @@ impl Batch {
         time: Timestamp,
     ) -> Result<(), ApplyError> {
         self.set_row(layout::entry(parent, name.as_bytes()), None);
-        self.change_directory(parent, time, |attr| {
-            attr.size = attr.size.saturating_sub(1);
-            attr.nlink = attr.nlink.saturating_sub(u32::from(entry.kind == FileKind::Directory));
-        })
+        self.change_directory(parent, |attr| attr.remove_entry(entry.kind, time))
     }
 
     /// Takes one name from a non-directory. When it was the last, `pins` keep it alive; without any it is deleted.

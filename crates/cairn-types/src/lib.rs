@@ -5,6 +5,7 @@
 
 pub mod attr;
 pub mod checksum;
+pub mod effect;
 pub mod errno;
 pub mod extent;
 pub mod id;
@@ -16,6 +17,7 @@ pub mod op;
 pub mod time;
 
 pub use attr::{Attr, AttrFlags, FileKind};
+pub use effect::Maker;
 pub use errno::{Errno, FsResult};
 pub use extent::{Extent, ExtentList, Source};
 pub use id::{BlobId, Ino, SessionId, VolumeId};

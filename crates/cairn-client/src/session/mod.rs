@@ -36,7 +36,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    BlobId, ByteRange, Errno, FileLock, FsResult, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, OpReply,
+    BlobId, ByteRange, Errno, FileLock, FsResult, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, NewNode,
+    OpReply,
 };
 use cairn_wire::admin::VolumeInfo;
 use cairn_wire::handshake::MountInfo;
@@ -55,15 +56,15 @@ use clock::LeaseClock;
 use counters::Counters;
 use data::DataPool;
 use numbers::Numbers;
-use outgoing::{Draft, Outgoing, Ticket};
+use outgoing::{Draft, Outgoing};
 use pending::{Phase, State};
 
 /// Time that [`Session::close`] gives the server to answer.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most changes in one journal message.
-const JOURNAL_OPS_MAX: usize = 1024;
-/// Largest estimate of one journal message's size, in bytes; the codec's limit is four times this.
-const JOURNAL_WEIGHT_MAX: usize = 1024 * 1024;
+pub const JOURNAL_OPS_MAX: usize = 2048;
+/// Largest estimate of one journal message's size ([`journal_weight`]), in bytes; the codec's limit is four times this.
+pub const JOURNAL_WEIGHT_MAX: usize = 1024 * 1024;
 
 /// What this client holds, for reclaiming it after a restart of the server.
 #[derive(Clone, Debug, Default)]
@@ -194,34 +195,15 @@ fn unfitting<T>(answer: &Answer) -> FsResult<T> {
     Err(Errno::EIO)
 }
 
-/// About how many bytes a change takes in a message.
-fn weight(op: &MetaOp) -> usize {
+/// About how many bytes a change and the answer to it take in their messages.
+pub fn journal_weight(op: &MetaOp) -> usize {
     match op {
-        MetaOp::Write { extents, .. } => 64 + 40 * extents.len(),
+        MetaOp::Write { extents, .. } => 256 + 40 * extents.len(),
         MetaOp::SetXattr { value, .. } => 512 + value.len(),
-        MetaOp::Create { .. } => 5 * 1024,
+        MetaOp::Create { name, node: NewNode::Symlink(target), .. } => 512 + name.as_bytes().len() + target.len(),
+        MetaOp::Create { name, .. } | MetaOp::Link { name, .. } => 512 + name.as_bytes().len(),
         _ => 1024,
     }
-}
-
-/// Cuts changes into batches, in order, of which each fits a message.
-fn batches(ops: Vec<MetaOp>) -> Vec<Vec<MetaOp>> {
-    let mut batches = Vec::new();
-    let mut batch = Vec::new();
-    let mut size = 0;
-    for op in ops {
-        let next = weight(&op);
-        if !batch.is_empty() && (batch.len() == JOURNAL_OPS_MAX || size + next > JOURNAL_WEIGHT_MAX) {
-            batches.push(std::mem::take(&mut batch));
-            size = 0;
-        }
-        size += next;
-        batch.push(op);
-    }
-    if !batch.is_empty() {
-        batches.push(batch);
-    }
-    batches
 }
 
 impl Session {
@@ -265,42 +247,34 @@ impl Session {
         }
     }
 
-    /// Sends changes to nodes that this session holds exclusively. They are numbered and sent in the order in which
-    /// the calls of this method were first polled, whatever happens to the connection. One result for each change;
-    /// the grants are those of all that succeeded.
-    pub async fn journal(&self, ops: Vec<MetaOp>) -> (Vec<FsResult<OpReply>>, Vec<Grant>) {
-        let mut sent: Vec<(usize, FsResult<Ticket>)> = Vec::new();
-        {
-            let mut outgoing = self.inner.outgoing.lock().await;
-            self.inner.send_errands(&mut outgoing).await;
-            for batch in batches(ops) {
-                let count = batch.len();
-                let ticket = self.inner.register(&mut outgoing, Draft::Journal(batch));
-                if let Ok(ticket) = &ticket {
-                    self.inner.write(&mut outgoing, ticket.correlation).await;
-                }
-                sent.push((count, ticket));
+    /// Sends changes to nodes that this session holds exclusively, as one message. They are numbered and sent in the
+    /// order in which the calls of this method were first polled, whatever happens to the connection, and stay pending
+    /// for as long as the session may come back. One result for each change; the grants are those of all that succeeded.
+    ///
+    /// Answers of several journals that are under way may reach the client in any order; after a restart of the server,
+    /// what was answered is applied before what was not. Changes that depend on each other belong into one journal, or
+    /// the second waits for the answer to the first.
+    ///
+    /// `generation`: that of the session which the leases belong to; `ESTALE` for all if it is over.
+    pub async fn journal(&self, ops: Vec<MetaOp>, generation: u64) -> (Vec<FsResult<OpReply>>, Vec<Grant>) {
+        let count = ops.len();
+        match self.inner.request(Draft::Journal { ops, generation }).await {
+            Ok(Answer::Applied { applied, grants }) if applied.len() == count => {
+                (applied.into_iter().map(|applied| applied.result).collect(), grants)
             }
+            Ok(other) => (vec![Err(unfitting::<()>(&other).err().unwrap_or(Errno::EIO)); count], Vec::new()),
+            Err(errno) => (vec![Err(errno); count], Vec::new()),
         }
-        let mut results = Vec::new();
-        let mut all_grants = Vec::new();
-        for (count, ticket) in sent {
-            let answer = match ticket {
-                Ok(ticket) => ticket.wait().await,
-                Err(errno) => Err(errno),
-            };
-            let failed = match answer {
-                Ok(Answer::Applied { applied, grants }) if applied.len() == count => {
-                    results.extend(applied.into_iter().map(|applied| applied.result));
-                    all_grants.extend(grants);
-                    continue;
-                }
-                Ok(other) => unfitting::<()>(&other).err().unwrap_or(Errno::EIO),
-                Err(errno) => errno,
-            };
-            results.extend((0..count).map(|_| Err(failed)));
-        }
-        (results, all_grants)
+    }
+
+    /// Returns once requests fail because the server has stayed away for too long, or the session is closed.
+    pub async fn gave_up(&self) {
+        let _ = self.inner.phase.subscribe().wait_for(|phase| matches!(phase, Phase::GaveUp | Phase::Closed)).await;
+    }
+
+    /// Longest time that the server may take for one answer.
+    pub fn answer_limit(&self) -> Duration {
+        self.inner.answer_limit()
     }
 
     /// Waits until everything that was applied before is on stable storage.

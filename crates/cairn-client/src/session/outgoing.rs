@@ -45,7 +45,11 @@ impl Outgoing {
 pub(super) enum Draft {
     Plain(Request),
     Call(MetaOp),
-    Journal(Vec<MetaOp>),
+    /// `generation` is that of the session for which the changes were made.
+    Journal {
+        ops: Vec<MetaOp>,
+        generation: u64,
+    },
 }
 
 /// A request on its way.
@@ -77,11 +81,19 @@ impl Inner {
     /// Numbers a request and enters it as pending.
     ///
     /// # Errors
-    /// `EIO` once the server stayed away too long, `ESHUTDOWN` after closing.
+    /// `EIO` once the server stayed away too long, `ESHUTDOWN` after closing, `ESTALE` for a journal of a session that
+    /// is over.
     pub(super) fn register(&self, outgoing: &mut Outgoing, draft: Draft) -> FsResult<Ticket> {
         let mut state = self.state.lock();
-        if let Some(errno) = state.refuses() {
-            return Err(errno);
+        match (state.refuses(), &draft) {
+            // Buffered changes wait for the server however long it takes.
+            (Some(Errno::EIO) | None, Draft::Journal { generation, .. }) => {
+                if *generation != self.generation() {
+                    return Err(Errno::ESTALE);
+                }
+            }
+            (Some(errno), _) => return Err(errno),
+            (None, _) => {}
         }
         let request = match draft {
             Draft::Plain(request) => request,
@@ -91,7 +103,7 @@ impl Inner {
                 let acked_below = state.tokens.first().copied().unwrap_or(token);
                 Request::Call { token, acked_below, op }
             }
-            Draft::Journal(ops) => {
+            Draft::Journal { ops, .. } => {
                 let first = outgoing.next_journal;
                 outgoing.next_journal += ops.len() as u64;
                 Request::Journal { first, ops }

@@ -51,8 +51,8 @@ impl Pending {
     }
 }
 
-/// Requests that nobody waits for and that are worth delivering however late.
-fn is_errand(request: &Request) -> bool {
+/// Requests that are worth delivering however late: nobody waits for them, or only whoever buffers what they carry.
+fn is_patient(request: &Request) -> bool {
     matches!(
         request,
         Request::ReturnLeases(_)
@@ -60,6 +60,7 @@ fn is_errand(request: &Request) -> bool {
             | Request::GiveBack { .. }
             | Request::CancelLock { .. }
             | Request::ReportDamage { .. }
+            | Request::Journal { .. }
     )
 }
 
@@ -166,9 +167,9 @@ impl State {
         drop(dropped);
     }
 
-    /// The server stays away: takes out all that somebody waits for, and leaves errands.
-    pub(super) fn take_all_but_errands(&mut self) -> Vec<Pending> {
-        self.take(|_, pending| !is_errand(&pending.request))
+    /// The server stays away: takes out all that cannot wait for it any longer.
+    pub(super) fn take_impatient(&mut self) -> Vec<Pending> {
+        self.take(|_, pending| !is_patient(&pending.request))
     }
 
     /// The session is over: takes out all that cannot be asked of the next one, which is everything but questions.

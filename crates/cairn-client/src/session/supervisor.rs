@@ -326,7 +326,7 @@ impl Inner {
                 return;
             }
             self.set_phase(&mut state, Phase::GaveUp);
-            state.take_all_but_errands()
+            state.take_impatient()
         };
         tracing::error!(
             server = %self.options.connect.address, volume = %self.volume.name, reason, requests = given_up.len(),

@@ -105,7 +105,9 @@ impl Inner {
         {
             let mut state = self.state.lock();
             for pending in state.pending.values_mut() {
-                let waits_for_ever = matches!(&*pending.request, Request::SetLock { wait: true, .. });
+                // Who waits for a journal has a limit of his own; the one who sends it must know how it ends.
+                let waits_for_ever =
+                    matches!(&*pending.request, Request::SetLock { wait: true, .. } | Request::Journal { .. });
                 if !waits_for_ever && pending.sent.is_some_and(|sent| now.since(sent) > limit) {
                     overdue.extend(pending.reply.take());
                 }

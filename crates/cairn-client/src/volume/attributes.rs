@@ -27,6 +27,9 @@ impl Shared {
         if let Some(attr) = change_gone(&mut node.lock(), &change) {
             return Ok(AttrReply { attr, ttl: Duration::ZERO });
         }
+        if let Some(reply) = self.setattr_here(&node, &change).await? {
+            return Ok(reply);
+        }
         if let Some(size) = change.size {
             if size > self.file_size_max() {
                 return Err(Errno::EFBIG);
@@ -66,7 +69,7 @@ impl Shared {
     }
 
     /// An explicit modification time wins over that of writes made before it, whenever those are flushed.
-    async fn supersede_mtime(self: &Arc<Self>, node: &Arc<Node>, mtime: Option<Timestamp>) {
+    pub(super) async fn supersede_mtime(self: &Arc<Self>, node: &Arc<Node>, mtime: Option<Timestamp>) {
         loop {
             let changed = node.changed.notified();
             tokio::pin!(changed);

@@ -57,6 +57,7 @@ impl Shared {
         self.flush_node(&to).await?;
         let time = Timestamp::now();
         let op = MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time };
+        self.settle(&[&from]).await?;
         let _waiting = from.wait_for_server();
         let reply = self.call_on_content(op, &to, None).await?;
         Ok(reply.value)

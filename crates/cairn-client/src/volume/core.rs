@@ -69,8 +69,14 @@ impl Shared {
         }
     }
 
-    /// Asks about `nodes`, which count as waiting meanwhile.
+    /// Asks about `nodes`, which count as waiting meanwhile. What was changed of them here is at the server before.
     pub(crate) async fn query(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
+        self.settle(nodes).await?;
+        self.query_unsettled(query, nodes).await
+    }
+
+    /// As [`Shared::query`], for what buffered changes of the nodes have nothing to do with.
+    pub(crate) async fn query_unsettled(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
         add(&self.counters.queries, 1);
         let _waiting: Vec<_> = nodes.iter().map(|node| node.wait_for_server()).collect();
         self.session.query(query).await
@@ -78,6 +84,7 @@ impl Shared {
 
     /// Makes a change that touches `nodes` and takes over what the answer tells.
     pub(crate) async fn call(&self, op: MetaOp, nodes: &[&Arc<Node>]) -> FsResult<OpReply> {
+        self.settle(nodes).await?;
         add(&self.counters.calls, 1);
         let _waiting: Vec<_> = nodes.iter().map(|node| node.wait_for_server()).collect();
         let (reply, grants) = self.session.call(op).await?;

@@ -152,7 +152,8 @@ impl Shared {
         if ino == Ino::ROOT {
             return Ok(ino);
         }
-        let reply = match self.query(Query::Parent { directory: ino }, &[]).await {
+        let node = self.table.get_or_insert(ino);
+        let reply = match self.query(Query::Parent { directory: ino }, &[&node]).await {
             Ok(reply) => reply,
             // A removed directory that is still open has nothing above it.
             Err(Errno::ENOENT | Errno::ESTALE) => return Ok(ino),

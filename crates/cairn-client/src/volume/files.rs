@@ -139,7 +139,7 @@ impl Shared {
             self.runtime.spawn(async move {
                 let flushed = shared.flush_node(&node).await;
                 tracing::debug!(ino = %node.ino, ?flushed, "a removed file is let go");
-                if orphan && let Err(errno) = shared.call(MetaOp::ReleaseOrphan { ino: node.ino }, &[]).await {
+                if orphan && let Err(errno) = shared.call(MetaOp::ReleaseOrphan { ino: node.ino }, &[&node]).await {
                     tracing::warn!(ino = %node.ino, ?errno, "a removed file could not be let go");
                 }
             });
@@ -160,7 +160,11 @@ impl Shared {
             }
         }
         flushed?;
-        if self.options.read_only { Ok(()) } else { self.session.sync().await }
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.flush_journal().await?;
+        self.session.sync().await
     }
 
     pub(crate) async fn sync_all(self: &Arc<Self>) -> FsResult<()> {
@@ -168,6 +172,7 @@ impl Shared {
             return Ok(());
         }
         self.flush_all().await?;
+        self.flush_journal().await?;
         self.session.sync().await
     }
 
@@ -192,7 +197,8 @@ impl Shared {
         };
         let lost = self.save_unwritten().await;
         self.give_back_leases();
-        self.session.give_back(self.room.take_free(), 0);
+        let free = self.room.take_free();
+        self.session.give_back(free.bytes, free.nodes);
         self.writeback.stop();
         self.session.clone().close().await;
         if lost > 0 {

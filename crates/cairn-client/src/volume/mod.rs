@@ -11,6 +11,7 @@
 //!   many mounts read must not have its leases recalled for the sake of access times.
 
 mod attributes;
+mod buffered;
 mod content;
 pub(crate) mod core;
 pub(crate) mod directory;
@@ -48,6 +49,7 @@ use crate::room::Room;
 use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
 use crate::writeback::WriteBack;
+use crate::writeback::journal::Journal;
 
 /// How a volume is used here.
 #[derive(Clone, Debug)]
@@ -125,6 +127,7 @@ pub(crate) struct Shared {
     pub report: OnceLock<Report>,
     pub runtime: Runtime,
     pub writeback: WriteBack,
+    pub journal: Journal,
     /// Files that were declared open at the server because an open was expected.
     pub expected_opens: Mutex<Vec<Ino>>,
     /// Nodes with an access time to send.
@@ -167,6 +170,7 @@ impl Volume {
                 report: OnceLock::new(),
                 runtime,
                 writeback: WriteBack::new(options.dirty_bytes, options.flush_delay),
+                journal: Journal::new(options.flush_delay),
                 expected_opens: Mutex::default(),
                 access_times: Mutex::default(),
                 closing: AtomicBool::new(false),
@@ -213,7 +217,8 @@ impl Volume {
         counters.dirty_bytes.store(shared.writeback.dirty(), Ordering::Relaxed);
         counters.cached_bytes.store(shared.blocks.cache().bytes(), Ordering::Relaxed);
         counters.nodes.store(shared.table.len() as u64, Ordering::Relaxed);
-        counters.room_drawn.store(shared.room.drawn(), Ordering::Relaxed);
+        counters.journal_waiting.store(shared.journal.len(), Ordering::Relaxed);
+        counters.room_drawn.store(shared.room.drawn().bytes, Ordering::Relaxed);
         counters.snapshot()
     }
 
@@ -398,7 +403,7 @@ impl FileSystem for Volume {
     }
 
     async fn test_lock(&self, lock: FileLock) -> FsResult<Option<FileLock>> {
-        self.0.session.test_lock(lock).await
+        self.0.test_lock(lock).await
     }
 
     async fn set_lock(&self, lock: FileLock, wait: bool) -> FsResult<()> {

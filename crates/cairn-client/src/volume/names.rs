@@ -1,4 +1,5 @@
-//! Names: looking them up, and making, linking, moving and removing nodes. Every change goes to the server at once.
+//! Names: looking them up, and making, linking, moving and removing nodes: here first where leases allow it
+//! ([`super::buffered`]), otherwise by a call that the server answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +95,10 @@ impl Shared {
         self.await_recall(&directory).await?;
         let (asked, was_covered, ahead) = {
             let mut state = directory.lock();
-            let ahead = state.directory_mut().map_or(0, crate::directory::DirectoryCache::note_miss);
+            // Names that were changed here would make a listing of the server's wrong.
+            let settled = state.pending == 0;
+            let ahead =
+                state.directory_mut().filter(|_| settled).map_or(0, crate::directory::DirectoryCache::note_miss);
             (state.directory().map(crate::directory::DirectoryCache::epoch), state.covers(LeaseMode::Shared), ahead)
         };
         let (grants, found, others) = self.ask_for_name(&directory, parent, name, ahead).await?;
@@ -154,7 +158,18 @@ impl Shared {
                 return Ok((reply.grants, found, links.collect()));
             }
         }
-        let reply = self.query(Query::Lookup { parent, name: name.clone() }, &[directory]).await?;
+        // A name that was changed here is known here, unless it was forgotten since.
+        if directory.lock().directory().is_some_and(crate::directory::DirectoryCache::is_forgetful) {
+            self.settle(&[directory]).await?;
+            let mut state = directory.lock();
+            if state.pending == 0
+                && let Some(cache) = state.directory_mut()
+            {
+                cache.note_settled();
+            }
+        }
+        let lookup = Query::Lookup { parent, name: name.clone() };
+        let reply = self.query_unsettled(lookup, &[directory]).await?;
         let QueryAnswer::Entry(found) = reply.answer else { return unfitting(&reply.answer) };
         self.absorb(&reply.grants, found.as_slice());
         Ok((reply.grants, found, Vec::new()))
@@ -211,6 +226,9 @@ impl Shared {
         mode: u32,
     ) -> FsResult<Entry> {
         self.writable()?;
+        if let Some(entry) = self.make_here(caller, parent, name, &node, mode).await? {
+            return Ok(entry);
+        }
         let directory = self.table.get_or_insert(parent);
         let ino = self.session.new_ino().await?;
         let op = MetaOp::Create {
@@ -319,6 +337,9 @@ impl Shared {
         self.writable()?;
         let node = self.table.get_or_insert(ino);
         let directory = self.table.get_or_insert(new_parent);
+        if let Some(entry) = self.link_here(&node, &directory, &new_name).await? {
+            return Ok(entry);
+        }
         // A file that appears under a name must not appear without its content.
         self.flush_node(&node).await?;
         let op = MetaOp::Link { ino, parent: new_parent, name: new_name.clone(), time: Timestamp::now() };
@@ -340,6 +361,9 @@ impl Shared {
         self.writable()?;
         let directory = self.table.get_or_insert(parent);
         let (target, attr) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        if self.unlink_here(&directory, &name, &target).await? {
+            return Ok(());
+        }
         let keep = target.lock().opens > 0;
         let time = Timestamp::now();
         let op = MetaOp::Unlink { parent, name: name.clone(), keep, time };
@@ -353,6 +377,9 @@ impl Shared {
         self.writable()?;
         let directory = self.table.get_or_insert(parent);
         let (target, attr) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
+        if self.rmdir_here(&directory, &name, &target).await? {
+            return Ok(());
+        }
         let time = Timestamp::now();
         let op = MetaOp::Rmdir { parent, name: name.clone(), time };
         let outcome = self.call(op, &[&directory, &target]).await;
@@ -374,6 +401,13 @@ impl Shared {
         let new_directory = self.table.get_or_insert(new_parent);
         let (source, _) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
         let (target, target_attr) = self.target(new_parent, &new_name).await?.unzip();
+        if mode != RenameMode::Exchange
+            && self
+                .rename_here([&directory, &new_directory], [&name, &new_name], &source, target.as_ref(), mode)
+                .await?
+        {
+            return Ok(());
+        }
         // After a crash the new name must not lead to a file that is emptier than what it replaced.
         self.flush_node(&source).await?;
         if mode == RenameMode::Exchange

@@ -10,7 +10,7 @@ use super::Shared;
 use super::core::unfitting;
 use crate::api::VolumeUsage;
 use crate::inodes::NodeState;
-use crate::room::GENEROUS;
+use crate::room::{Amount, GENEROUS, GENEROUS_NODES};
 
 impl Shared {
     /// Bytes that the buffered content of a file will add to what quota counts, once another `growth` bytes are allocated.
@@ -35,9 +35,29 @@ impl Shared {
     pub(crate) async fn more_room(&self, missing: u64) -> FsResult<()> {
         let limit = self.session.volume().bytes_limit;
         let generous = GENEROUS.min(limit / 16);
-        let (bytes, _) = self.session.reserve(missing, missing.saturating_add(generous), 0, 0).await?;
-        self.room.add(bytes);
+        let reserve = || self.session.reserve(missing, missing.saturating_add(generous), 0, 0);
+        let (bytes, nodes) = match reserve().await {
+            // Files that were removed here may still take room at the server.
+            Err(Errno::EDQUOT) if self.journal.len() > 0 => {
+                self.flush_journal().await?;
+                reserve().await?
+            }
+            outcome => outcome?,
+        };
+        self.room.add(Amount { bytes, nodes });
         Ok(())
+    }
+
+    /// Draws room for a node that is made here. `false` if the server has none to set aside: it decides by itself then.
+    pub(crate) async fn draw_node(&self) -> FsResult<bool> {
+        while !self.room.draw_node() {
+            match self.session.reserve(0, 0, 1, GENEROUS_NODES).await {
+                Ok((bytes, nodes)) => self.room.add(Amount { bytes, nodes }),
+                Err(Errno::EDQUOT) => return Ok(false),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(true)
     }
 
     /// Largest file, in bytes.
@@ -47,9 +67,11 @@ impl Shared {
     }
 
     pub(crate) async fn stat_fs(self: &Arc<Self>) -> FsResult<VolumeUsage> {
+        // What was made and removed here counts, too.
+        self.flush_journal().await?;
         let reply = self.query(Query::Usage, &[]).await?;
         let QueryAnswer::Usage(usage) = reply.answer else { return unfitting(&reply.answer) };
-        let used = usage.bytes_used.saturating_add(self.room.drawn());
+        let used = usage.bytes_used.saturating_add(self.room.drawn().bytes);
         let free = usage.bytes_limit.saturating_sub(used).min(usage.disk_free);
         Ok(VolumeUsage {
             // A volume may be larger than the server's disk: what `df` counts as used must be what is used all the same.

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::pack::{Draft, Sealed, pack};
 use super::recovery::Lost;
-use crate::inodes::Node;
+use crate::inodes::{Node, NodeState};
 use crate::overlay::{Freeze, FrozenChunk};
 use crate::stats::add;
 use crate::volume::Shared;
@@ -35,6 +35,7 @@ const SEAL_INLINE: usize = 64 * 1024;
 const FAILURES_MAX: u32 = 3;
 
 /// The right to flush a file; given back when dropped.
+#[derive(Debug)]
 pub(crate) struct Claim {
     node: Arc<Node>,
     /// Everything that was buffered when the claim was made is covered by it.
@@ -50,21 +51,43 @@ impl Drop for Claim {
     }
 }
 
+impl Claim {
+    /// What is frozen of the file, as much as one round takes; `claim` is this claim's place among those of the round.
+    pub(crate) fn part(&self, claim: usize) -> Option<Part> {
+        let state = self.node.lock();
+        let chunks = state.file()?.overlay.frozen_batch(ROUND_FILE_BYTES);
+        let (node, epoch) = (Arc::clone(&self.node), state.epoch);
+        (!chunks.is_empty()).then_some(Part { claim, node, epoch, chunks, extents: Vec::new(), outcome: Ok(()) })
+    }
+}
+
 /// What one round takes of one file.
-struct Part {
+pub(crate) struct Part {
     claim: usize,
-    node: Arc<Node>,
+    pub node: Arc<Node>,
     /// The node's count of lost leases: if it has changed, the content is no longer this session's to write.
     epoch: u64,
     chunks: Vec<FrozenChunk>,
     extents: Vec<WrittenExtent>,
-    outcome: FsResult<()>,
+    pub outcome: FsResult<()>,
+}
+
+impl Part {
+    /// Its bytes could not be sent and are to be sent again.
+    pub(crate) fn begin_again(&mut self) {
+        self.extents.clear();
+        self.outcome = Ok(());
+    }
 }
 
 /// Freezes what `which` says (unless an earlier flush has left something frozen) and claims the file, if there is
 /// anything to flush and nobody else is at it.
 pub(crate) fn claim(node: &Arc<Node>, which: Freeze) -> Option<Claim> {
-    let mut state = node.lock();
+    claim_locked(node, &mut node.lock(), which)
+}
+
+/// As [`claim`], with the node's state locked.
+pub(crate) fn claim_locked(node: &Arc<Node>, state: &mut NodeState, which: Freeze) -> Option<Claim> {
     let file = state.file_mut()?;
     if file.flushing {
         return None;
@@ -101,7 +124,12 @@ impl Shared {
             let Some(claim) = claim(node, Freeze::All) else {
                 let busy = node.lock().file().is_some_and(|file| file.flushing);
                 if busy {
-                    changed.await;
+                    // It may be on its way with a rename that nobody else waits for.
+                    self.journal.hurry();
+                    tokio::select! {
+                        () = changed => {}
+                        () = self.session.gave_up() => return Err(Errno::EIO),
+                    }
                 }
                 continue;
             };
@@ -109,7 +137,12 @@ impl Shared {
             let shared = Arc::clone(self);
             // A task of its own: a caller that gives up must not leave a flush half done.
             let flush = self.runtime.spawn(async move { shared.flush_claimed(vec![claim]).await });
-            match flush.await {
+            let flushed = tokio::select! {
+                biased;
+                flushed = flush => flushed,
+                () = self.session.gave_up() => return Err(Errno::EIO),
+            };
+            match flushed {
                 Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>()?,
                 Err(_) => return Err(Errno::EIO),
             }
@@ -127,7 +160,12 @@ impl Shared {
         let claims: Vec<Claim> = dirty.iter().filter_map(|node| claim(node, Freeze::All)).collect();
         let shared = Arc::clone(self);
         let flush = self.runtime.spawn(async move { shared.flush_claimed(claims).await });
-        let mut outcome = match flush.await {
+        let flushed = tokio::select! {
+            biased;
+            flushed = flush => flushed,
+            () = self.session.gave_up() => return Err(Errno::EIO),
+        };
+        let mut outcome = match flushed {
             Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>(),
             Err(_) => Err(Errno::EIO),
         };
@@ -152,28 +190,19 @@ impl Shared {
                 if bytes >= ROUND_BYTES || pieces >= ROUND_CHUNKS {
                     break;
                 }
-                let state = claim.node.lock();
-                let chunks = state.file().map(|file| file.overlay.frozen_batch(ROUND_FILE_BYTES)).unwrap_or_default();
-                if chunks.is_empty() {
-                    drop(state);
+                let Some(part) = claim.part(index) else {
                     self.release_claim(place);
                     continue;
-                }
-                pieces += chunks.len();
-                bytes += chunks.iter().flat_map(|chunk| &chunk.segments).map(|s| s.data.len() as u64).sum::<u64>();
-                round.push(Part {
-                    claim: index,
-                    node: Arc::clone(&claim.node),
-                    epoch: state.epoch,
-                    chunks,
-                    extents: Vec::new(),
-                    outcome: Ok(()),
-                });
+                };
+                pieces += part.chunks.len();
+                bytes += part.chunks.iter().flat_map(|chunk| &chunk.segments).map(|s| s.data.len() as u64).sum::<u64>();
+                round.push(part);
             }
             if round.is_empty() {
                 break;
             }
-            self.send_round(&mut round).await;
+            self.upload_round(&mut round).await;
+            self.journal_round(&mut round).await;
             for part in round {
                 if let Err(errno) = part.outcome {
                     let outcome = self.flush_failed(&part.node, errno);
@@ -188,7 +217,7 @@ impl Shared {
     }
 
     /// Ends the work on a file: its waiters go on, and what was written meanwhile is due in its turn.
-    fn release_claim(&self, place: &mut Option<Claim>) {
+    pub(crate) fn release_claim(&self, place: &mut Option<Claim>) {
         if let Some(claim) = place.take() {
             let node = Arc::clone(&claim.node);
             drop(claim);
@@ -196,7 +225,8 @@ impl Shared {
         }
     }
 
-    async fn send_round(self: &Arc<Self>, round: &mut [Part]) {
+    /// Makes blobs of the content and sends them.
+    pub(crate) async fn upload_round(self: &Arc<Self>, round: &mut [Part]) {
         let mut drafts: Vec<(usize, Draft)> = Vec::new();
         for (index, part) in round.iter().enumerate() {
             for chunk in &part.chunks {
@@ -248,7 +278,6 @@ impl Shared {
                 }
             }
         }
-        self.journal_round(round).await;
     }
 
     /// Sends blobs in one request.
@@ -273,29 +302,13 @@ impl Shared {
         let mut counts = Vec::with_capacity(round.len());
         for part in round.iter_mut() {
             let before = ops.len();
-            if part.outcome.is_ok() {
-                let state = part.node.lock();
-                match (state.file(), state.attr) {
-                    (Some(file), Some(attr)) if state.epoch == part.epoch => {
-                        let mtime = file.pending_mtime.unwrap_or(attr.mtime);
-                        let time = file.pending_ctime.unwrap_or(attr.ctime);
-                        let ino = part.node.ino;
-                        let size = self.end_of(&part.chunks);
-                        for extents in part.extents.chunks(OP_EXTENTS) {
-                            ops.push(MetaOp::Write { ino, extents: extents.to_vec(), size, mtime, time });
-                        }
-                    }
-                    _ => part.outcome = Err(Errno::ESTALE),
-                }
-            }
+            ops.extend(self.content_ops(part));
             counts.push(ops.len() - before);
         }
         if ops.is_empty() {
             return;
         }
-        let (results, grants) = self.session.journal(ops).await;
-        self.absorb(&grants, &[]);
-        let mut results = results.into_iter();
+        let mut results = self.journal_content(ops).await.into_iter();
         for (part, count) in round.iter_mut().zip(counts) {
             if count == 0 {
                 continue;
@@ -305,6 +318,30 @@ impl Shared {
             match replies {
                 Ok(replies) => self.applied(part, &replies),
                 Err(errno) => part.outcome = Err(errno),
+            }
+        }
+    }
+
+    /// The changes that make a part's blobs the content of its file. The part fails if it is no longer this session's
+    /// to write.
+    pub(crate) fn content_ops(&self, part: &mut Part) -> Vec<MetaOp> {
+        if part.outcome.is_err() {
+            return Vec::new();
+        }
+        let state = part.node.lock();
+        match (state.file(), state.attr) {
+            (Some(file), Some(attr)) if state.epoch == part.epoch => {
+                let mtime = file.pending_mtime.unwrap_or(attr.mtime);
+                let time = file.pending_ctime.unwrap_or(attr.ctime);
+                let ino = part.node.ino;
+                let size = self.end_of(&part.chunks);
+                let write =
+                    |extents: &[WrittenExtent]| MetaOp::Write { ino, extents: extents.to_vec(), size, mtime, time };
+                part.extents.chunks(OP_EXTENTS).map(write).collect()
+            }
+            _ => {
+                part.outcome = Err(Errno::ESTALE);
+                Vec::new()
             }
         }
     }
@@ -323,7 +360,7 @@ impl Shared {
     }
 
     /// The server has made `part` its own.
-    fn applied(&self, part: &Part, replies: &[OpReply]) {
+    pub(crate) fn applied(&self, part: &Part, replies: &[OpReply]) {
         let mut guard = part.node.lock();
         let state = &mut *guard;
         if state.epoch != part.epoch {
@@ -331,6 +368,9 @@ impl Shared {
         }
         let charged_before = state.attr.map_or(0, |attr| attr.charged());
         for attr in replies.iter().flat_map(|reply| &reply.attrs).filter(|attr| attr.ino == part.node.ino) {
+            if state.pending > 0 {
+                state.learn_content(attr);
+            }
             state.learn_attr(attr, false, self.chunk_size);
         }
         let charged = state.attr.map_or(0, |attr| attr.charged());
@@ -343,14 +383,19 @@ impl Shared {
         self.writeback.adjust(before, file.overlay.bytes());
         file.failures = 0;
         if file.overlay.is_clean() {
-            file.pending_mtime = None;
-            file.pending_ctime = None;
+            let (mtime, ctime) = (file.pending_mtime.take(), file.pending_ctime.take());
+            if state.pending > 0
+                && let Some(attr) = &mut state.attr
+            {
+                attr.mtime = mtime.unwrap_or(attr.mtime);
+                attr.ctime = ctime.map_or(attr.ctime, |ctime| attr.ctime.max(ctime));
+            }
         }
         self.redraw(state, charged.saturating_sub(charged_before));
     }
 
     /// Whether a flush that failed so is tried again.
-    fn is_passing(&self, node: &Node, errno: Errno) -> bool {
+    pub(crate) fn is_passing(&self, node: &Node, errno: Errno) -> bool {
         match errno {
             Errno::ETIMEDOUT | Errno::EAGAIN | Errno::EINTR | Errno::ENOTCONN | Errno::ESHUTDOWN => true,
             Errno::EIO => {
@@ -368,7 +413,7 @@ impl Shared {
         }
     }
 
-    fn flush_failed(self: &Arc<Self>, node: &Arc<Node>, errno: Errno) -> FsResult<()> {
+    pub(crate) fn flush_failed(self: &Arc<Self>, node: &Arc<Node>, errno: Errno) -> FsResult<()> {
         add(&self.counters.flush_failures, 1);
         if self.is_passing(node, errno) {
             self.retry_later(node);
@@ -431,8 +476,7 @@ impl Shared {
         if ops.is_empty() {
             return;
         }
-        let (results, grants) = self.session.journal(ops).await;
-        self.absorb(&grants, &[]);
+        let results = self.journal_content(ops).await;
         for ((node, atime), result) in sent.into_iter().zip(results) {
             let mut state = node.lock();
             if let Ok(reply) = result {

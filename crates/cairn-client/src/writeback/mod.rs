@@ -1,11 +1,12 @@
-//! Sending buffered content to the server: when (here), how ([`flush`]), cut into blobs ([`pack`]); and what happens to
-//! content that can no longer be sent ([`recovery`]).
+//! Sending buffered content to the server: when (here), how ([`flush`]), cut into blobs ([`pack`]), in one order with all
+//! other buffered changes ([`journal`]); and what happens to content that can no longer be sent ([`recovery`]).
 //!
 //! A file is flushed about [`VolumeOptions::flush_delay`](crate::volume::VolumeOptions) after a change, sooner when much
 //! of it is buffered, when memory runs short, and when somebody waits for it (`fsync`, a recall). Files that are due at
 //! the same time share requests.
 
 pub(crate) mod flush;
+pub(crate) mod journal;
 mod pack;
 mod recovery;
 
@@ -114,6 +115,10 @@ impl WriteBack {
         self.wake.notify_one();
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
     /// No more background flushes.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -139,7 +144,7 @@ impl WriteBack {
 impl Shared {
     /// Flushes what is due, for as long as the mount lives.
     pub(crate) async fn run_writeback(self: Arc<Self>) {
-        while !self.writeback.stopped.load(Ordering::SeqCst) {
+        while !self.writeback.is_stopped() {
             let wake = self.writeback.wake.notified();
             match self.writeback.take_due() {
                 Ok(due) => self.flush_due(due),

@@ -1,6 +1,6 @@
 //! `chmod`, `chown`, `truncate`, `utimens`.
 
-use cairn_types::{Attr, AttrChange, AttrFlags, Errno, Ino, OpReply, Timestamp};
+use cairn_types::{AttrChange, AttrFlags, Errno, Ino, OpReply, Timestamp};
 
 use super::{must_be_regular, reply};
 use crate::acl::{self, Acl};
@@ -10,10 +10,6 @@ use crate::error::ApplyError;
 use crate::record::InodeRecord;
 use crate::view::Rows;
 
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
-const GROUP_EXECUTE: u32 = 0o0010;
-
 pub(super) fn set_attr(
     batch: &mut Batch,
     ino: Ino,
@@ -22,47 +18,29 @@ pub(super) fn set_attr(
 ) -> Result<OpReply, ApplyError> {
     let mut inode = batch.known(ino)?;
     let charged_before = inode.attr.charged();
-    let changes_owner = change.uid.is_some() || change.gid.is_some();
-    if !inode.attr.is_dir() && (changes_owner || change.kill_privileges) {
+    if inode.attr.loses_privileges(change) {
         kill_privileges(batch, &mut inode)?;
-    }
-    inode.attr.uid = change.uid.unwrap_or(inode.attr.uid);
-    inode.attr.gid = change.gid.unwrap_or(inode.attr.gid);
-    if let Some(mode) = change.mode {
-        inode.attr.mode = mode & 0o7777;
-        change_acl(batch, &mut inode)?;
     }
     if let Some(size) = change.size {
         resize(batch, &mut inode, size)?;
         inode.attr.mtime = time;
     }
-    inode.attr.atime = change.atime.or(change.read_at).unwrap_or(inode.attr.atime);
-    inode.attr.mtime = change.mtime.unwrap_or(inode.attr.mtime);
-    // A read alone changes nothing.
-    if *change != (AttrChange { read_at: change.read_at, ..AttrChange::default() }) || change.read_at.is_none() {
-        inode.attr.ctime = time;
+    inode.attr.change(change, time);
+    if change.mode.is_some() {
+        change_acl(batch, &mut inode)?;
     }
     batch.charge_bytes(charged_before, inode.attr.charged());
     batch.save(&mut inode);
     Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino])? })
 }
 
-/// What a change of owner or content takes away: the set-user-id bit, the set-group-id bit where the group may
-/// execute (elsewhere it means mandatory locking), and capabilities.
+/// What a change of owner or content takes away: set-id bits and capabilities.
 pub(super) fn kill_privileges(batch: &mut Batch, inode: &mut InodeRecord) -> Result<(), ApplyError> {
-    inode.attr.mode = without_set_ids(&inode.attr);
+    inode.attr.mode = inode.attr.mode_without_set_ids();
     if inode.attr.flags.contains(AttrFlags::HAS_CAPABILITY) {
         batch.set_xattr_row(inode, CAPABILITY, None)?;
     }
     Ok(())
-}
-
-fn without_set_ids(attr: &Attr) -> u32 {
-    let mut mode = attr.mode & !SET_UID;
-    if mode & GROUP_EXECUTE != 0 {
-        mode &= !SET_GID;
-    }
-    mode
 }
 
 /// Lets the access list follow a new mode.

@@ -1,7 +1,7 @@
 //! Making nodes: `open(O_CREAT)`, `mkdir`, `mknod`, `symlink`, `open(O_TMPFILE)`.
 
 use cairn_types::limits::SYMLINK_MAX;
-use cairn_types::{Attr, AttrFlags, Errno, FileKind, Ino, Name, NewNode, OpReply, Timestamp};
+use cairn_types::{AttrFlags, Errno, FileKind, Ino, Maker, Name, NewNode, OpReply};
 
 use super::reply;
 use crate::acl::{self, Acl};
@@ -11,17 +11,6 @@ use crate::error::ApplyError;
 use crate::layout;
 use crate::record::{EntryRecord, InodeRecord};
 use crate::view::{Rows, View};
-
-const SET_GID: u32 = 0o2000;
-
-/// Who makes a node, and how.
-pub(super) struct Maker {
-    pub(super) mode: u32,
-    pub(super) umask: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) time: Timestamp,
-}
 
 pub(super) fn create(
     batch: &mut Batch,
@@ -36,33 +25,17 @@ pub(super) fn create(
         return Err(Errno::EEXIST.into());
     }
     check_number(batch, ino)?;
-    let (kind, rdev) = match node {
-        NewNode::Regular => (FileKind::Regular, 0),
-        NewNode::Directory => (FileKind::Directory, 0),
-        NewNode::Symlink(target) => {
-            check_target(target)?;
-            (FileKind::Symlink, 0)
-        }
-        NewNode::Fifo => (FileKind::Fifo, 0),
-        NewNode::Socket => (FileKind::Socket, 0),
-        NewNode::CharDevice(rdev) => (FileKind::CharDevice, *rdev),
-        NewNode::BlockDevice(rdev) => (FileKind::BlockDevice, *rdev),
-    };
-    let mut inode = new_inode(batch, &directory, ino, kind, maker)?;
-    inode.attr.rdev = rdev;
+    if let NewNode::Symlink(target) = node {
+        check_target(target)?;
+    }
+    let mut inode = new_inode(batch, &directory, ino, node, maker)?;
     match node {
-        NewNode::Directory => {
-            inode.attr.nlink = 2;
-            inode.parent = Some(parent);
-        }
-        NewNode::Symlink(target) => {
-            inode.attr.size = target.len() as u64;
-            inode.target = target.clone();
-        }
+        NewNode::Directory => inode.parent = Some(parent),
+        NewNode::Symlink(target) => inode.target = target.clone(),
         _ => {}
     }
     batch.insert(&inode);
-    batch.add_entry(parent, name, EntryRecord { ino, kind }, maker.time)?;
+    batch.add_entry(parent, name, EntryRecord { ino, kind: node.kind() }, maker.time)?;
     Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino, parent])? })
 }
 
@@ -75,7 +48,7 @@ pub(super) fn create_unnamed(
 ) -> Result<OpReply, ApplyError> {
     let directory = batch.directory(parent)?;
     check_number(batch, ino)?;
-    let mut inode = new_inode(batch, &directory, ino, FileKind::Regular, maker)?;
+    let mut inode = new_inode(batch, &directory, ino, &NewNode::Regular, maker)?;
     inode.attr.nlink = 0;
     inode.linkable = true;
     batch.insert(&inode);
@@ -107,51 +80,25 @@ fn new_inode(
     batch: &mut Batch,
     directory: &InodeRecord,
     ino: Ino,
-    kind: FileKind,
+    node: &NewNode,
     maker: &Maker,
 ) -> Result<InodeRecord, ApplyError> {
-    let mut mode = maker.mode & 0o7777;
-    let mut gid = maker.gid;
-    if directory.attr.mode & SET_GID != 0 {
-        gid = directory.attr.gid;
-        if kind == FileKind::Directory {
-            mode |= SET_GID;
-        }
-    }
+    let default = if node.kind() == FileKind::Symlink { None } else { default_acl(batch, directory)? };
+    let mut attr = directory.attr.born_here(ino, node, maker, default.is_some());
     let mut names = Vec::new();
-    if kind == FileKind::Symlink {
-        mode = 0o777;
-    } else if let Some((value, default)) = default_acl(batch, directory)? {
-        let mut access = default;
-        mode = mode & !0o777 | access.restrict(mode);
+    if let Some((value, mut access)) = default {
+        attr.mode = attr.mode & !0o777 | access.restrict(attr.mode);
         if !access.mode().1 {
             batch.set_row(layout::xattr(ino, acl::ACCESS), Some(access.encode()));
             names.push(acl::ACCESS.to_vec());
         }
-        if kind == FileKind::Directory {
+        if node.kind() == FileKind::Directory {
             batch.set_row(layout::xattr(ino, acl::DEFAULT), Some(value));
             names.push(acl::DEFAULT.to_vec());
         }
-    } else {
-        mode &= !(maker.umask & 0o777);
     }
-    Ok(InodeRecord::new(Attr {
-        ino,
-        kind,
-        mode,
-        nlink: 1,
-        uid: maker.uid,
-        gid,
-        rdev: 0,
-        size: 0,
-        allocated: 0,
-        atime: maker.time,
-        mtime: maker.time,
-        ctime: maker.time,
-        btime: maker.time,
-        version: 1,
-        flags: xattr_flags(&names),
-    }))
+    attr.flags = xattr_flags(&names);
+    Ok(InodeRecord::new(attr))
 }
 
 /// The list that nodes made in `directory` start with, as stored and as understood.

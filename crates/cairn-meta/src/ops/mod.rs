@@ -12,7 +12,7 @@ mod remove;
 mod rename;
 mod xattr;
 
-use cairn_types::{Errno, Ino, MetaOp, Name, OpReply};
+use cairn_types::{Errno, Ino, Maker, MetaOp, Name, OpReply};
 
 pub(crate) use self::remove::release_pin;
 use crate::batch::{ApplyContext, Batch};
@@ -23,11 +23,11 @@ use crate::view::Rows;
 pub(crate) fn apply(batch: &mut Batch, context: &ApplyContext<'_>, op: &MetaOp) -> Result<OpReply, ApplyError> {
     match op {
         MetaOp::Create { parent, name, ino, node, mode, umask, uid, gid, time } => {
-            let maker = create::Maker { mode: *mode, umask: *umask, uid: *uid, gid: *gid, time: *time };
+            let maker = Maker { mode: *mode, umask: *umask, uid: *uid, gid: *gid, time: *time };
             create::create(batch, *parent, name, *ino, node, &maker)
         }
         MetaOp::CreateUnnamed { parent, ino, mode, umask, uid, gid, time } => {
-            let maker = create::Maker { mode: *mode, umask: *umask, uid: *uid, gid: *gid, time: *time };
+            let maker = Maker { mode: *mode, umask: *umask, uid: *uid, gid: *gid, time: *time };
             create::create_unnamed(batch, context, *parent, *ino, &maker)
         }
         MetaOp::Link { ino, parent, name, time } => link::link(batch, *ino, *parent, name, *time),

@@ -112,10 +112,12 @@ fn exchange(
     batch.set_row(layout::entry(to.parent, to.name.as_bytes()), Some(moved.encode()));
     let is_directory = |entry: EntryRecord| u32::from(entry.kind == FileKind::Directory);
     let (leaving, arriving) = (is_directory(moved), is_directory(there));
-    batch.change_directory(from.parent, time, |attr| {
+    batch.change_directory(from.parent, |attr| {
+        attr.entries_changed(time);
         attr.nlink = (attr.nlink + arriving).saturating_sub(leaving);
     })?;
-    batch.change_directory(to.parent, time, |attr| {
+    batch.change_directory(to.parent, |attr| {
+        attr.entries_changed(time);
         attr.nlink = (attr.nlink + leaving).saturating_sub(arriving);
     })?;
     settle(batch, moved, to.parent, time)?;

@@ -3,6 +3,7 @@
 //! A call that is refused leaves no trace and may be tried again; one that is applied is remembered in the same commit,
 //! under its token. Entries of a journal are remembered by their number, whether they succeed or not.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use cairn_meta::{Applied as MetaApplied, ApplyContext};
@@ -140,20 +141,19 @@ impl Inner {
         }
         let mut applied = Vec::with_capacity(ops.len());
         let mut grants = Vec::new();
-        let mut stale = false;
         for (index, op) in ops.iter().enumerate() {
             let number = first.saturating_add(index as u64);
             if number <= last && !round.ledger.recent.get_mut(&session).is_some_and(|recent| recent.fill_hole(number)) {
                 applied.push(self.repeated_entry(round, session, number, op));
                 continue;
             }
-            let outcome = if stale { Err(Errno::ESTALE) } else { self.apply_entry(round, session, op, &mut grants) };
-            stale |= outcome == Err(Errno::ESTALE);
+            let outcome = self.apply_entry(round, session, op, &mut grants);
             let order = outcome.as_ref().map_or(0, |(_, order)| *order);
             let note = outcome.as_ref().map(|(_, order)| *order).map_err(|errno| *errno);
             round.ledger.recent.entry(session).or_default().note_journal(number, note);
             applied.push(Applied { result: outcome.map(|(reply, _)| reply), order });
         }
+        keep_last_of_directories(&mut applied);
         let end = first.saturating_add(ops.len() as u64).saturating_sub(1);
         if end > last {
             let recorded = round.batch.set_journal_sequence(session, end);
@@ -183,11 +183,17 @@ impl Inner {
         }
         let applied = self.apply(round, session, op, Purse::Reservation)?;
         let order = round.batch.allocate_order(1);
-        for grant in self.grant_to_maker(session, &touched, &applied.reply) {
-            if !grants.contains(&grant) {
-                grants.push(grant);
+        self.leases.with(|table| {
+            let remaining = |ino: Ino| applied.reply.attrs.iter().any(|attr| attr.ino == ino);
+            for ino in touched.iter().filter(|ino| !remaining(**ino)) {
+                table.forget_node(*ino);
             }
-        }
+            // What was touched is held already; what was made comes to its maker.
+            for attr in applied.reply.attrs.iter().filter(|attr| !touched.contains(&attr.ino)) {
+                table.pin(&[attr.ino]);
+                grants.extend(table.grant_to_maker(session, attr.ino));
+            }
+        });
         Ok((applied.reply, order))
     }
 
@@ -293,6 +299,15 @@ impl Inner {
             let held: Vec<Ino> = held.collect();
             held.into_iter().filter_map(|ino| table.grant_to_maker(session, ino)).collect()
         })
+    }
+}
+
+/// Leaves only the last attributes of each directory in the answer to a journal: a thousand files made in one directory
+/// need not tell of it a thousand times.
+fn keep_last_of_directories(applied: &mut [Applied]) {
+    let mut told = HashSet::new();
+    for reply in applied.iter_mut().rev().filter_map(|applied| applied.result.as_mut().ok()) {
+        reply.attrs.retain(|attr| !attr.is_dir() || told.insert(attr.ino));
     }
 }
 

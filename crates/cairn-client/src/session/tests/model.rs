@@ -156,7 +156,7 @@ async fn run(seed: u64) {
         });
         for batch in 0..BATCHES {
             let ops = (0..=batch % 3).map(|index| change(JOURNAL + 3 * batch + index)).collect();
-            assert!(session.journal(ops).await.0.iter().all(Result::is_ok));
+            assert!(session.journal(ops, session.generation()).await.0.iter().all(Result::is_ok));
         }
         caller.await.expect("task");
         session.sync().await.expect("durable");

@@ -9,7 +9,7 @@ use cairn_wire::message::{Answer, LeaseReturn, QueryAnswer, Usage};
 use cairn_wire::{Push, Query, QueryReply, RefusalKind, Request};
 
 use super::fake::{Event, FakeServer, Script, change, soon, until};
-use crate::session::{OpenError, Session, batches};
+use crate::session::{OpenError, Session};
 
 fn usage() -> Answer {
     Answer::Query(QueryReply { answer: QueryAnswer::Usage(Usage::default()), grants: vec![] })
@@ -64,7 +64,7 @@ async fn journal_batches_keep_their_order_and_numbers_across_connections() {
     let mut writers = Vec::new();
     for batch in [vec![change(1), change(2)], vec![change(3)], vec![change(4), change(5), change(6)]] {
         let session = session.clone();
-        writers.push(tokio::spawn(async move { session.journal(batch).await.0 }));
+        writers.push(tokio::spawn(async move { session.journal(batch, session.generation()).await.0 }));
         // Let it be polled before the next one: that is the order that counts.
         tokio::task::yield_now().await;
     }
@@ -97,19 +97,10 @@ async fn journal_batches_keep_their_order_and_numbers_across_connections() {
 async fn a_failed_batch_gives_its_error_for_each_change() {
     let server = FakeServer::new();
     let (session, mut peer, _) = server.open(server.options(), Script::default()).await;
-    let writer = tokio::spawn(async move { session.journal(vec![change(1), change(2)]).await.0 });
+    let writer = tokio::spawn(async move { session.journal(vec![change(1), change(2)], session.generation()).await.0 });
     let (number, _) = peer.request().await;
     peer.fail(number, Errno::ESTALE).await;
     assert_eq!(soon(writer).await.expect("task"), [Err(Errno::ESTALE), Err(Errno::ESTALE)]);
-}
-
-#[test]
-fn batches_keep_every_change_in_order() {
-    let ops: Vec<_> = (0..5000).map(change).collect();
-    let cut = batches(ops.clone());
-    assert!(cut.len() > 1 && cut.iter().all(|batch| !batch.is_empty() && batch.len() <= 1024));
-    assert_eq!(cut.concat(), ops);
-    assert!(batches(vec![]).is_empty());
 }
 
 #[tokio::test]

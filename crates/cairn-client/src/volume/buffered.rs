@@ -1,0 +1,454 @@
+//! Changes that are made here first: under exclusive leases nobody else can see or make a change, so its outcome is known
+//! here, and the server hears of it by the journal.
+//!
+//! Every function answers "not here" (`None`, `false`) where a lease, a name or a rule is missing that it would take to know
+//! the outcome; the caller then asks the server. Nodes are locked in the order of their numbers, a node that is just being
+//! made last; the journal is entered while they are.
+
+use std::sync::Arc;
+
+use cairn_types::{
+    AttrChange, AttrFlags, FileKind, FsResult, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp, limits,
+};
+use parking_lot::MutexGuard;
+
+use super::Shared;
+use crate::api::{AttrReply, Caller, Entry};
+use crate::directory::{Cached, Link};
+use crate::inodes::{Content, Node, NodeState};
+use crate::overlay::Freeze;
+use crate::stats::add;
+use crate::writeback::flush::{Claim, claim_locked};
+use crate::writeback::journal;
+
+/// Buffered content up to this many bytes goes along with a rename; more is sent before it.
+const BROUGHT_MAX: u64 = 1024 * 1024;
+
+/// Several nodes, each locked once.
+struct Locked<'node> {
+    guards: Vec<(&'node Arc<Node>, MutexGuard<'node, NodeState>)>,
+}
+
+impl<'node> Locked<'node> {
+    fn new(nodes: &[&'node Arc<Node>]) -> Self {
+        let mut nodes = nodes.to_vec();
+        nodes.sort_by_key(|node| node.ino);
+        nodes.dedup_by_key(|node| node.ino);
+        Locked { guards: nodes.into_iter().map(|node| (node, node.lock())).collect() }
+    }
+
+    /// `None` for a node that was not locked, which would be a fault of the caller.
+    fn get(&mut self, node: &Arc<Node>) -> Option<&mut NodeState> {
+        self.guards.iter_mut().find(|(locked, _)| locked.ino == node.ino).map(|(_, state)| &mut **state)
+    }
+
+    fn all(&self, holds: impl Fn(&NodeState) -> bool) -> bool {
+        self.guards.iter().all(|(_, state)| holds(state))
+    }
+
+    fn nodes(&self) -> Vec<Arc<Node>> {
+        self.guards.iter().map(|(node, _)| Arc::clone(node)).collect()
+    }
+
+    /// Counts a change of all of them.
+    fn note_pending(&mut self) {
+        for (_, state) in &mut self.guards {
+            state.pending += 1;
+        }
+    }
+}
+
+/// What is known of a name in a directory whose lease covers it.
+fn known(directory: &NodeState, name: &Name) -> Cached {
+    directory.directory().map_or(Cached::Unknown, |cache| cache.get(name))
+}
+
+fn leads_to(directory: &NodeState, name: &Name, node: &Node) -> bool {
+    matches!(known(directory, name), Cached::Present(link) if link.ino == node.ino)
+}
+
+/// A directory in which `name` is known to be free.
+fn has_free(directory: &NodeState, name: &Name) -> bool {
+    directory.attr.is_some_and(|attr| attr.is_dir()) && known(directory, name) == Cached::Absent
+}
+
+fn change_name(directory: &mut NodeState, name: &Name, link: Option<Link>) {
+    if let Some(cache) = directory.directory_mut() {
+        cache.change_here(name.clone(), link);
+    }
+}
+
+fn is_dirty(state: &NodeState) -> bool {
+    state.file().is_some_and(|file| !file.overlay.is_clean())
+}
+
+/// Whether nothing is lost with the last name of a file that others may have open.
+fn may_go(state: &NodeState) -> bool {
+    state.private || (!is_dirty(state) && !state.file().is_some_and(|file| file.flushing))
+}
+
+impl Shared {
+    fn enter(&self, op: MetaOp, nodes: Vec<Arc<Node>>, makes_node: bool, content: Option<Claim>, generation: u64) {
+        add(&self.counters.changed_here, 1);
+        self.journal.enter(journal::Entry { op, nodes, makes_node, content, generation, reply: None });
+    }
+
+    fn can_make(&self, directory: &NodeState, name: &Name) -> bool {
+        self.may_change_here(directory)
+            && has_free(directory, name)
+            && directory.attr.is_some_and(|attr| !attr.flags.contains(AttrFlags::HAS_ACL))
+    }
+
+    pub(super) async fn make_here(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: cairn_types::Ino,
+        name: &Name,
+        new: &NewNode,
+        mode: u32,
+    ) -> FsResult<Option<Entry>> {
+        let directory = self.table.get_or_insert(parent);
+        if !self.can_make(&directory.lock(), name)
+            || matches!(new, NewNode::Symlink(target) if target.is_empty() || target.len() > limits::SYMLINK_MAX)
+        {
+            return Ok(None);
+        }
+        self.wait_for_journal_space().await?;
+        if !self.draw_node().await? {
+            return Ok(None);
+        }
+        let generation = self.session.generation();
+        let ino = match self.session.new_ino().await {
+            Ok(ino) => ino,
+            Err(errno) => {
+                self.room.settle_node(false);
+                return Err(errno);
+            }
+        };
+        let made = self.table.get_or_insert(ino);
+        let maker = Maker { mode, umask: caller.umask, uid: caller.uid, gid: caller.gid, time: Timestamp::now() };
+        let (attr, entry_ttl) = {
+            let mut state = directory.lock();
+            let Some(mut parent_attr) = state.attr.filter(|_| self.can_make(&state, name)) else {
+                self.room.settle_node(false);
+                return Ok(None);
+            };
+            let attr = parent_attr.born_here(ino, new, &maker, false);
+            parent_attr.add_entry(attr.kind, maker.time);
+            state.attr = Some(parent_attr);
+            state.pending += 1;
+            change_name(&mut state, name, Some(Link { ino, kind: attr.kind }));
+            {
+                let mut child = made.lock();
+                child.be_born(attr, name, self.chunk_size);
+                child.pending += 1;
+            }
+            let op = MetaOp::Create {
+                parent,
+                name: name.clone(),
+                ino,
+                node: new.clone(),
+                mode: mode & 0o7777,
+                umask: caller.umask,
+                uid: caller.uid,
+                gid: caller.gid,
+                time: maker.time,
+            };
+            self.enter(op, vec![Arc::clone(&directory), Arc::clone(&made)], true, None, generation);
+            (attr, self.entry_time_to_live(&state))
+        };
+        Ok(Some(self.entry(&attr, entry_ttl)))
+    }
+
+    pub(super) async fn unlink_here(
+        self: &Arc<Self>,
+        directory: &Arc<Node>,
+        name: &Name,
+        target: &Arc<Node>,
+    ) -> FsResult<bool> {
+        self.wait_for_journal_space().await?;
+        let generation = self.session.generation();
+        let time = Timestamp::now();
+        let last = {
+            let mut locked = Locked::new(&[directory, target]);
+            if !locked.all(|state| self.may_change_here(state)) {
+                return Ok(false);
+            }
+            let Some(state) = locked.get(target) else { return Ok(false) };
+            let Some(mut attr) = state.attr.filter(|attr| !attr.is_dir() && (attr.nlink > 1 || may_go(state))) else {
+                return Ok(false);
+            };
+            let keep = state.opens > 0;
+            attr.nlink = attr.nlink.saturating_sub(1);
+            attr.ctime = time;
+            let Some(parent) = locked.get(directory) else { return Ok(false) };
+            let Some(parent_attr) = parent.attr.filter(|_| leads_to(parent, name, target)) else { return Ok(false) };
+            let mut parent_attr = parent_attr;
+            parent_attr.remove_entry(attr.kind, time);
+            parent.attr = Some(parent_attr);
+            change_name(parent, name, None);
+            if let Some(state) = locked.get(target) {
+                state.attr = Some(attr);
+                state.removed |= attr.nlink == 0;
+                state.orphan |= attr.nlink == 0 && keep;
+            }
+            locked.note_pending();
+            let op = MetaOp::Unlink { parent: directory.ino, name: name.clone(), keep, time };
+            self.enter(op, locked.nodes(), false, None, generation);
+            attr.nlink == 0
+        };
+        if last {
+            self.let_go(target);
+        }
+        Ok(true)
+    }
+
+    /// Lets go of a node whose last name has just gone, unless it is open.
+    fn let_go(self: &Arc<Self>, node: &Arc<Node>) {
+        if node.lock().opens == 0 {
+            self.drop_orphan(node, false);
+        }
+    }
+
+    pub(super) async fn rmdir_here(
+        self: &Arc<Self>,
+        directory: &Arc<Node>,
+        name: &Name,
+        target: &Arc<Node>,
+    ) -> FsResult<bool> {
+        self.wait_for_journal_space().await?;
+        let generation = self.session.generation();
+        let time = Timestamp::now();
+        let mut locked = Locked::new(&[directory, target]);
+        if !locked.all(|state| self.may_change_here(state)) {
+            return Ok(false);
+        }
+        let empty = |state: &&mut NodeState| state.attr.is_some_and(|attr| attr.is_dir() && attr.size == 0);
+        if locked.get(target).filter(empty).is_none() {
+            return Ok(false);
+        }
+        let Some(parent) = locked.get(directory) else { return Ok(false) };
+        let Some(mut parent_attr) = parent.attr.filter(|_| leads_to(parent, name, target)) else { return Ok(false) };
+        parent_attr.remove_entry(FileKind::Directory, time);
+        parent.attr = Some(parent_attr);
+        change_name(parent, name, None);
+        if let Some(state) = locked.get(target) {
+            remove_directory(state, time);
+        }
+        locked.note_pending();
+        let op = MetaOp::Rmdir { parent: directory.ino, name: name.clone(), time };
+        self.enter(op, locked.nodes(), false, None, generation);
+        drop(locked);
+        self.let_go(target);
+        Ok(true)
+    }
+
+    /// The content that a file which gets a new name must bring along. `Err` if there is too much of it, or a flush of
+    /// it is under way.
+    fn content_to_bring(node: &Arc<Node>, state: &mut NodeState) -> Result<Option<Claim>, ()> {
+        let Some(file) = state.file() else { return Ok(None) };
+        if file.flushing || file.content_calls > 0 {
+            return Err(());
+        }
+        if file.overlay.is_clean() {
+            return Ok(None);
+        }
+        if file.overlay.bytes() > BROUGHT_MAX {
+            return Err(());
+        }
+        claim_locked(node, state, Freeze::All).map(Some).ok_or(())
+    }
+
+    pub(super) async fn rename_here(
+        self: &Arc<Self>,
+        [from, to]: [&Arc<Node>; 2],
+        [name, new_name]: [&Name; 2],
+        source: &Arc<Node>,
+        target: Option<&Arc<Node>>,
+        mode: RenameMode,
+    ) -> FsResult<bool> {
+        self.wait_for_journal_space().await?;
+        let generation = self.session.generation();
+        let time = Timestamp::now();
+        let mut nodes = vec![from, to, source];
+        nodes.extend(target);
+        let mut locked = Locked::new(&nodes);
+        if !locked.all(|state| self.may_change_here(state))
+            || target.is_some_and(|target| target.ino == source.ino || mode == RenameMode::NoReplace)
+        {
+            return Ok(false);
+        }
+        let Some(moved) = locked.get(source).and_then(|state| state.attr) else { return Ok(false) };
+        // Whether it would become its own ancestor takes the whole tree to know.
+        if moved.is_dir() && from.ino != to.ino {
+            return Ok(false);
+        }
+        let fits = |state: &NodeState| match state.attr {
+            Some(attr) if attr.is_dir() => moved.is_dir() && attr.size == 0,
+            Some(attr) => !moved.is_dir() && (attr.nlink > 1 || may_go(state)),
+            None => false,
+        };
+        let names_known = locked.get(from).is_some_and(|state| leads_to(state, name, source))
+            && locked.get(to).is_some_and(|state| match target {
+                Some(target) => leads_to(state, new_name, target),
+                None => has_free(state, new_name),
+            });
+        if !names_known || !target.is_none_or(|target| locked.get(target).is_some_and(|state| fits(state))) {
+            return Ok(false);
+        }
+        let Some(state) = locked.get(source) else { return Ok(false) };
+        let Ok(content) = Self::content_to_bring(source, state) else { return Ok(false) };
+        if let Some(attr) = &mut state.attr {
+            attr.ctime = time;
+        }
+        state.name = Some(new_name.clone());
+        let mut keep = false;
+        let mut replaced = None;
+        let mut gone = false;
+        if let Some(state) = target.and_then(|target| locked.get(target)) {
+            keep = state.opens > 0 && !moved.is_dir();
+            replaced = state.attr.map(|attr| attr.kind);
+            if moved.is_dir() {
+                remove_directory(state, time);
+                gone = true;
+            } else if let Some(attr) = &mut state.attr {
+                attr.nlink = attr.nlink.saturating_sub(1);
+                attr.ctime = time;
+                gone = attr.nlink == 0;
+                state.removed |= gone;
+                state.orphan |= gone && keep;
+            }
+        }
+        if let Some(state) = locked.get(from) {
+            if let Some(attr) = &mut state.attr {
+                attr.remove_entry(moved.kind, time);
+            }
+            change_name(state, name, None);
+        }
+        if let Some(state) = locked.get(to) {
+            if let Some(attr) = &mut state.attr {
+                if let Some(kind) = replaced {
+                    attr.remove_entry(kind, time);
+                }
+                attr.add_entry(moved.kind, time);
+            }
+            change_name(state, new_name, Some(Link { ino: source.ino, kind: moved.kind }));
+        }
+        locked.note_pending();
+        let op = MetaOp::Rename {
+            parent: from.ino,
+            name: name.clone(),
+            new_parent: to.ino,
+            new_name: new_name.clone(),
+            mode,
+            keep,
+            time,
+        };
+        self.enter(op, locked.nodes(), false, content, generation);
+        drop(locked);
+        if let Some(target) = target.filter(|_| gone) {
+            self.let_go(target);
+        }
+        Ok(true)
+    }
+
+    pub(super) async fn link_here(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        directory: &Arc<Node>,
+        name: &Name,
+    ) -> FsResult<Option<Entry>> {
+        self.wait_for_journal_space().await?;
+        let generation = self.session.generation();
+        let time = Timestamp::now();
+        let (attr, entry_ttl) = {
+            let mut locked = Locked::new(&[node, directory]);
+            if !locked.all(|state| self.may_change_here(state))
+                || !locked.get(directory).is_some_and(|state| has_free(state, name))
+            {
+                return Ok(None);
+            }
+            let Some(state) = locked.get(node) else { return Ok(None) };
+            let linkable = |attr: &cairn_types::Attr| (1..limits::LINK_MAX).contains(&attr.nlink) && !attr.is_dir();
+            let Some(mut attr) = state.attr.filter(linkable) else { return Ok(None) };
+            let Ok(content) = Self::content_to_bring(node, state) else { return Ok(None) };
+            attr.nlink += 1;
+            attr.ctime = time;
+            state.attr = Some(attr);
+            state.name = Some(name.clone());
+            let Some(parent) = locked.get(directory) else { return Ok(None) };
+            if let Some(attr) = &mut parent.attr {
+                attr.add_entry(FileKind::Regular, time);
+            }
+            change_name(parent, name, Some(Link { ino: node.ino, kind: attr.kind }));
+            let entry_ttl = self.entry_time_to_live(parent);
+            locked.note_pending();
+            let op = MetaOp::Link { ino: node.ino, parent: directory.ino, name: name.clone(), time };
+            self.enter(op, locked.nodes(), false, content, generation);
+            (attr, entry_ttl)
+        };
+        Ok(Some(self.entry(&attr, entry_ttl)))
+    }
+
+    /// `chmod`, `chown` and `utimens`.
+    pub(super) async fn setattr_here(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        change: &AttrChange,
+    ) -> FsResult<Option<AttrReply>> {
+        let fits = |state: &NodeState| {
+            let simple = change.size.is_none() && !change.kill_privileges;
+            let acl = AttrFlags::HAS_ACL;
+            let capability = AttrFlags::HAS_CAPABILITY;
+            simple
+                && self.may_change_here(state)
+                && state.attr.is_some_and(|attr| {
+                    !(change.mode.is_some() && attr.flags.contains(acl))
+                        && !(attr.loses_privileges(change) && attr.flags.contains(capability))
+                })
+        };
+        if !fits(&node.lock()) {
+            return Ok(None);
+        }
+        self.wait_for_journal_space().await?;
+        if change.mtime.is_some() {
+            self.supersede_mtime(node, change.mtime).await;
+        }
+        let generation = self.session.generation();
+        let time = Timestamp::now();
+        let mut state = node.lock();
+        let Some(mut attr) = state.attr.filter(|_| fits(&state)) else { return Ok(None) };
+        if change.mtime.is_some()
+            && let Some(file) = state.file_mut()
+        {
+            if file.flushing {
+                return Ok(None);
+            }
+            if !file.overlay.is_clean() {
+                file.pending_mtime = change.mtime;
+            }
+        }
+        attr.change(change, time);
+        state.attr = Some(attr);
+        if change.atime.is_some() {
+            state.pending_atime = None;
+        }
+        state.pending += 1;
+        let op = MetaOp::SetAttr { ino: node.ino, change: *change, time };
+        self.enter(op, vec![Arc::clone(node)], false, None, generation);
+        let reply = state.view().map(|attr| AttrReply { attr, ttl: self.time_to_live(&state) });
+        drop(state);
+        Ok(reply)
+    }
+}
+
+fn remove_directory(state: &mut NodeState, time: Timestamp) {
+    state.removed = true;
+    if let Some(attr) = &mut state.attr {
+        attr.nlink = 0;
+        attr.ctime = time;
+    }
+    if let Content::Directory(cache) = &mut state.content {
+        cache.clear();
+    }
+}

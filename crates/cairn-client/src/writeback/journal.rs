@@ -1,0 +1,474 @@
+//! The journal: changes that were made here first, under exclusive leases, on their way to the server.
+//!
+//! Whoever makes a change enters it while the nodes that it concerns are locked, so that the order of entries is the
+//! order in which programs saw them happen. One task sends them, many in one message, and sends the next message when the
+//! last one is answered: then what the server has applied is always a beginning of what was entered, whatever is lost
+//! and whoever restarts. Entries leave about [`VolumeOptions::flush_delay`](crate::volume::VolumeOptions) after the first
+//! of them, sooner when there are many, at once when somebody waits.
+//!
+//! Content goes by the same way: its bytes are sent beforehand, and the change that makes them a file's content is an entry
+//! like any other. A file with buffered content that is renamed or linked brings it along ([`Entry::content`]), so that
+//! after a crash its new name never leads to less than what was written before.
+//!
+//! A change that the server refuses although a lease covered it (the lease was lost with the session) is undone by
+//! forgetting what is known here of its nodes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cairn_types::{Errno, FsResult, LeaseMode, MetaOp, OpReply};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::flush::{Claim, Part};
+use crate::inodes::Node;
+use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX, journal_weight};
+use crate::stats::add;
+use crate::volume::Shared;
+
+/// Entries beyond which they are sent without delay.
+const SEND_SOON: usize = 512;
+/// Entries beyond which whoever wants to make another waits.
+const FULL: usize = 16 * 1024;
+/// How long content that a renamed file brings along waits after its bytes could not be sent.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A change on its way.
+pub(crate) struct Entry {
+    pub op: MetaOp,
+    /// Nodes that it has changed here; counted in their `pending`.
+    pub nodes: Vec<Arc<Node>>,
+    /// It makes a node, for which room was drawn.
+    pub makes_node: bool,
+    /// Content that must be at the server before it.
+    pub content: Option<Claim>,
+    /// Of the session whose leases cover it.
+    pub generation: u64,
+    /// Whoever waits for the answer.
+    pub reply: Option<oneshot::Sender<FsResult<OpReply>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    entries: VecDeque<Entry>,
+    /// When the first of them is due.
+    due: Option<Instant>,
+    hurry: bool,
+    /// Entries so far.
+    entered: u64,
+    /// Entries that were answered; they are in order.
+    answered: u64,
+}
+
+pub(crate) struct Journal {
+    delay: Duration,
+    queue: Mutex<Queue>,
+    /// Told when something is due.
+    wake: Notify,
+    /// Told when entries were answered.
+    progress: Notify,
+}
+
+impl Journal {
+    pub(crate) fn new(delay: Duration) -> Self {
+        Journal { delay, queue: Mutex::default(), wake: Notify::new(), progress: Notify::new() }
+    }
+
+    /// Enters a change. Called with the nodes locked that it concerns.
+    pub(crate) fn enter(&self, entry: Entry) {
+        let mut queue = self.queue.lock();
+        queue.entered += 1;
+        let hurry = entry.reply.is_some();
+        queue.entries.push_back(entry);
+        queue.hurry |= hurry;
+        let first = queue.due.is_none();
+        if first {
+            queue.due = Some(Instant::now() + self.delay);
+        }
+        if hurry || first || queue.entries.len() == SEND_SOON {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Entries that are not answered.
+    pub(crate) fn len(&self) -> u64 {
+        let queue = self.queue.lock();
+        queue.entered - queue.answered
+    }
+
+    fn is_full(&self) -> bool {
+        self.len() >= FULL as u64
+    }
+
+    /// What is entered is due now.
+    pub(crate) fn hurry(&self) {
+        self.queue.lock().hurry = true;
+        self.wake.notify_one();
+    }
+
+    /// Takes what fits one message, if it is due, or the time until it is (`None` if there is nothing).
+    fn take(&self) -> Result<Vec<Entry>, Option<Duration>> {
+        let mut queue = self.queue.lock();
+        let Some(due) = queue.due else {
+            queue.hurry = false;
+            return Err(None);
+        };
+        let left = due.saturating_duration_since(Instant::now());
+        if !queue.hurry && queue.entries.len() < SEND_SOON && !left.is_zero() {
+            return Err(Some(left));
+        }
+        let mut batch = Vec::new();
+        let mut weight = 0;
+        while let Some(next) = queue.entries.front() {
+            weight += journal_weight(&next.op);
+            if !batch.is_empty() && (batch.len() == JOURNAL_OPS_MAX || weight > JOURNAL_WEIGHT_MAX) {
+                break;
+            }
+            batch.extend(queue.entries.pop_front());
+        }
+        if queue.entries.is_empty() {
+            queue.due = None;
+            queue.hurry = false;
+        }
+        Ok(batch)
+    }
+
+    fn note_answered(&self, count: usize) {
+        self.queue.lock().answered += count as u64;
+        self.progress.notify_waiters();
+    }
+}
+
+impl Shared {
+    /// Task: sends entries for as long as the mount lives.
+    pub(crate) async fn run_journal(self: Arc<Self>) {
+        while !self.writeback.is_stopped() {
+            let wake = self.journal.wake.notified();
+            match self.journal.take() {
+                Ok(batch) => {
+                    let count = batch.len();
+                    self.send_batch(batch).await;
+                    self.journal.note_answered(count);
+                }
+                Err(wait) => {
+                    let wait = wait.unwrap_or(Duration::from_secs(60));
+                    tokio::select! {
+                        () = wake => {}
+                        () = self.sleep(wait) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send_batch(self: &Arc<Self>, mut batch: Vec<Entry>) {
+        add(&self.counters.journal_batches, 1);
+        self.counters.journal_entries.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        let mut brought = self.bring_content(&mut batch).await;
+        // One message belongs to one session: entries of another one are refused below without being sent.
+        let generation = batch.first().map_or(0, |entry| entry.generation);
+        let mut ops = Vec::with_capacity(batch.len());
+        // Where the answer to each entry is, and to the content that it brings along.
+        let mut places: Vec<Option<(std::ops::Range<usize>, usize)>> = Vec::with_capacity(batch.len());
+        for (entry, part) in batch.iter_mut().zip(&mut brought) {
+            let refused = part.as_ref().is_some_and(|part| part.outcome.is_err());
+            if refused || entry.generation != generation {
+                places.push(None);
+                continue;
+            }
+            let first = ops.len();
+            if let Some(part) = part {
+                ops.extend(self.content_ops(part));
+            }
+            places.push(Some((first..ops.len(), ops.len())));
+            ops.push(entry.op.clone());
+        }
+        let (mut results, grants) = if ops.is_empty() {
+            (Vec::new(), Vec::new())
+        } else {
+            let (results, grants) = self.session.journal(ops, generation).await;
+            (results.into_iter().map(Some).collect::<Vec<_>>(), grants)
+        };
+        self.absorb(&grants, &[]);
+        for ((entry, part), place) in batch.into_iter().zip(brought).zip(places) {
+            let mut answer = |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Errno::ESTALE));
+            let mut outcome = Err(Errno::ESTALE);
+            if let Some((content, own)) = place {
+                if let Some(mut part) = part {
+                    match content.map(&mut answer).collect::<FsResult<Vec<_>>>() {
+                        Ok(replies) => self.applied(&part, &replies),
+                        Err(errno) => part.outcome = Err(errno),
+                    }
+                    self.end_part(&part);
+                }
+                outcome = answer(own);
+            } else if let Some(part) = part {
+                outcome = part.outcome.map_or_else(Err, |()| Err(Errno::ESTALE));
+                self.end_part(&part);
+            }
+            self.entry_answered(entry, outcome);
+        }
+    }
+
+    /// Sends the bytes that renamed and linked files bring along; tried again until the server is there.
+    async fn bring_content(self: &Arc<Self>, batch: &mut [Entry]) -> Vec<Option<Part>> {
+        let mut round = Vec::new();
+        let mut owners = Vec::new();
+        for (index, entry) in batch.iter().enumerate() {
+            if let Some(claim) = &entry.content
+                && let Some(part) = claim.part(round.len())
+            {
+                round.push(part);
+                owners.push(index);
+            }
+        }
+        let mut brought: Vec<Option<Part>> = batch.iter().map(|_| None).collect();
+        if round.is_empty() {
+            return brought;
+        }
+        loop {
+            self.upload_round(&mut round).await;
+            let again = round.iter().any(|part| {
+                part.outcome.is_err_and(|errno| self.is_passing(&part.node, errno)) && !self.writeback.is_stopped()
+            });
+            if !again {
+                break;
+            }
+            self.sleep(RETRY).await;
+            for part in &mut round {
+                part.begin_again();
+            }
+        }
+        for (part, index) in round.into_iter().zip(owners) {
+            if let Some(place) = brought.get_mut(index) {
+                *place = Some(part);
+            }
+        }
+        brought
+    }
+
+    fn end_part(self: &Arc<Self>, part: &Part) {
+        if let Err(errno) = part.outcome {
+            // Told to whoever has the file open, and saved.
+            let _ = self.flush_failed(&part.node, errno);
+        }
+    }
+
+    fn entry_answered(self: &Arc<Self>, entry: Entry, outcome: FsResult<OpReply>) {
+        if entry.makes_node {
+            self.room.settle_node(true);
+        }
+        if let Ok(reply) = &outcome {
+            // Content is taken over by whoever sent it.
+            if !entry.nodes.is_empty() {
+                self.absorb(&[], &reply.attrs);
+            }
+        } else if !entry.nodes.is_empty() {
+            self.forget_refused(&entry, outcome.as_ref().err().copied().unwrap_or(Errno::EIO));
+        }
+        for node in &entry.nodes {
+            node.lock().change_answered(self.chunk_size);
+            node.changed.notify_waiters();
+        }
+        if let Some(claim) = entry.content {
+            self.release_claim(&mut Some(claim));
+        }
+        if let Some(reply) = entry.reply {
+            // Who no longer waits has given up.
+            let _ = reply.send(outcome);
+        }
+    }
+
+    /// What was made here ahead of the server did not happen there.
+    fn forget_refused(self: &Arc<Self>, entry: &Entry, errno: Errno) {
+        add(&self.counters.journal_refused, 1);
+        let what = match &entry.op {
+            MetaOp::Create { name, .. }
+            | MetaOp::Unlink { name, .. }
+            | MetaOp::Rmdir { name, .. }
+            | MetaOp::Rename { name, .. }
+            | MetaOp::Link { name, .. } => name.to_string(),
+            op => format!("{op:?}").chars().take(40).collect(),
+        };
+        if errno != Errno::ESHUTDOWN {
+            tracing::error!(name = what, ?errno, "a buffered change could not be made at the server and is lost");
+        }
+        let made = if let MetaOp::Create { ino, .. } = &entry.op { Some(*ino) } else { None };
+        for node in &entry.nodes {
+            let lost = if made == Some(node.ino) { self.take_lost(node) } else { None };
+            let mut state = node.lock();
+            let lease = state.lease;
+            state.lose_lease();
+            state.orphan = false;
+            if made == Some(node.ino) {
+                state.fail_writes(Errno::EIO);
+                state.removed = true;
+            } else {
+                // It may still be held; what it covers is asked anew.
+                state.lease = lease;
+                state.removed = false;
+            }
+            drop(state);
+            self.save_in_background(lost.into_iter().collect());
+            if let Some(kernel) = self.kernel.get() {
+                kernel.expire_entries();
+                kernel.invalidate_attr(node.ino);
+            }
+        }
+    }
+
+    /// Waits until whoever makes changes may go on.
+    pub(crate) async fn wait_for_journal_space(&self) -> FsResult<()> {
+        if !self.journal.is_full() {
+            return Ok(());
+        }
+        self.journal.hurry();
+        self.wait_for_journal(|journal| !journal.is_full()).await
+    }
+
+    /// Waits until every change that was made here so far is at the server.
+    ///
+    /// # Errors
+    /// `EIO` if the server stays away, `ETIMEDOUT` if it does not answer: the changes are still on their way.
+    pub(crate) async fn flush_journal(&self) -> FsResult<()> {
+        let target = {
+            let queue = self.journal.queue.lock();
+            if queue.answered == queue.entered {
+                return Ok(());
+            }
+            queue.entered
+        };
+        self.journal.hurry();
+        self.wait_for_journal(|journal| journal.queue.lock().answered >= target).await
+    }
+
+    async fn wait_for_journal(&self, reached: impl Fn(&Journal) -> bool) -> FsResult<()> {
+        let limit = self.sleep(self.session.answer_limit());
+        let gave_up = self.session.gave_up();
+        tokio::pin!(limit, gave_up);
+        loop {
+            let progress = self.journal.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if reached(&self.journal) {
+                return Ok(());
+            }
+            tokio::select! {
+                () = progress => {}
+                () = &mut gave_up => return Err(Errno::EIO),
+                () = &mut limit => return Err(Errno::ETIMEDOUT),
+            }
+        }
+    }
+
+    /// Waits until what was changed of these nodes is at the server, if it is to be asked about them.
+    pub(crate) async fn settle(&self, nodes: &[&Arc<Node>]) -> FsResult<()> {
+        if nodes.iter().any(|node| node.lock().pending > 0) { self.flush_journal().await } else { Ok(()) }
+    }
+
+    /// Sends content changes behind everything that was entered before, and waits for their answers.
+    pub(crate) async fn journal_content(&self, ops: Vec<MetaOp>) -> Vec<FsResult<OpReply>> {
+        let generation = self.session.generation();
+        let mut replies = Vec::with_capacity(ops.len());
+        for op in ops {
+            let (sender, receiver) = oneshot::channel();
+            replies.push(receiver);
+            self.journal.enter(Entry {
+                op,
+                nodes: Vec::new(),
+                makes_node: false,
+                content: None,
+                generation,
+                reply: Some(sender),
+            });
+        }
+        let mut results = Vec::with_capacity(replies.len());
+        for reply in replies {
+            results.push(reply.await.unwrap_or(Err(Errno::ESHUTDOWN)));
+        }
+        results
+    }
+
+    /// The session is over: what was entered under its leases and not sent will not be.
+    pub(crate) fn drop_journal(self: &Arc<Self>) {
+        let entries = {
+            let mut queue = self.journal.queue.lock();
+            queue.due = None;
+            std::mem::take(&mut queue.entries)
+        };
+        let count = entries.len();
+        for mut entry in entries {
+            if let Some(claim) = entry.content.take() {
+                self.release_claim(&mut Some(claim));
+            }
+            self.entry_answered(entry, Err(Errno::ESTALE));
+        }
+        self.journal.note_answered(count);
+    }
+}
+
+impl Shared {
+    /// Whether what is said here of a node may be changed ahead of the server.
+    pub(crate) fn may_change_here(&self, state: &crate::inodes::NodeState) -> bool {
+        self.usable(state, LeaseMode::Exclusive)
+            && state.recall.is_none()
+            && !state.removed
+            && !self.closing.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_types::Ino;
+
+    use super::*;
+
+    fn entry(number: u64) -> Entry {
+        let op = MetaOp::ReleaseOrphan { ino: Ino(number) };
+        Entry { op, nodes: Vec::new(), makes_node: false, content: None, generation: 0, reply: None }
+    }
+
+    fn numbers(batch: &[Entry]) -> Vec<u64> {
+        let number = |entry: &Entry| match entry.op {
+            MetaOp::ReleaseOrphan { ino } => ino.0,
+            _ => 0,
+        };
+        batch.iter().map(number).collect()
+    }
+
+    #[test]
+    fn entries_leave_in_order_in_messages_that_fit() {
+        let journal = Journal::new(Duration::from_secs(100));
+        assert!(matches!(journal.take(), Err(None)));
+        (0..5000).for_each(|number| journal.enter(entry(number)));
+        let mut seen = Vec::new();
+        while let Ok(batch) = journal.take() {
+            assert!(!batch.is_empty() && batch.len() <= JOURNAL_OPS_MAX);
+            assert!(batch.iter().map(|entry| journal_weight(&entry.op)).sum::<usize>() <= JOURNAL_WEIGHT_MAX);
+            seen.extend(numbers(&batch));
+            journal.hurry();
+        }
+        assert_eq!(seen, (0..5000).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_few_entries_wait_for_company_unless_somebody_waits_for_them() {
+        let journal = Journal::new(Duration::from_secs(100));
+        journal.enter(entry(1));
+        assert!(matches!(journal.take(), Err(Some(_))));
+        journal.hurry();
+        assert_eq!(journal.take().map(|batch| numbers(&batch)).ok(), Some(vec![1]));
+        assert_eq!(journal.len(), 1, "not answered yet");
+        journal.note_answered(1);
+        assert_eq!(journal.len(), 0);
+        let (reply, _answer) = oneshot::channel();
+        journal.enter(entry(2));
+        journal.enter(Entry { reply: Some(reply), ..entry(3) });
+        assert_eq!(journal.take().map(|batch| numbers(&batch)).ok(), Some(vec![2, 3]));
+        let soon = Journal::new(Duration::ZERO);
+        soon.enter(entry(4));
+        assert!(soon.take().is_ok());
+    }
+}
