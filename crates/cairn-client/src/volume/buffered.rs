@@ -15,7 +15,7 @@ use parking_lot::MutexGuard;
 use super::Shared;
 use crate::api::{AttrReply, Caller, Entry};
 use crate::directory::{Cached, Link};
-use crate::inodes::{Content, Node, NodeState};
+use crate::inodes::{Content, FileState, Node, NodeState};
 use crate::overlay::Freeze;
 use crate::stats::add;
 use crate::writeback::flush::{Claim, claim_locked};
@@ -80,6 +80,11 @@ fn change_name(directory: &mut NodeState, name: &Name, link: Option<Link>) {
 
 fn is_dirty(state: &NodeState) -> bool {
     state.file().is_some_and(|file| !file.overlay.is_clean())
+}
+
+/// Little content, of which no flush is under way.
+fn can_be_brought(file: &FileState) -> bool {
+    !file.flushing && file.content_calls == 0 && file.overlay.bytes() <= BROUGHT_MAX
 }
 
 /// Whether nothing is lost with the last name of a file that others may have open.
@@ -223,8 +228,8 @@ impl Shared {
         if !locked.all(|state| self.may_change_here(state)) {
             return Ok(false);
         }
-        let empty = |state: &&mut NodeState| state.attr.is_some_and(|attr| attr.is_dir() && attr.size == 0);
-        if locked.get(target).filter(empty).is_none() {
+        let is_empty = |attr: cairn_types::Attr| attr.is_dir() && attr.size == 0;
+        if !locked.get(target).and_then(|state| state.attr).is_some_and(is_empty) {
             return Ok(false);
         }
         let Some(parent) = locked.get(directory) else { return Ok(false) };
@@ -243,20 +248,19 @@ impl Shared {
         Ok(true)
     }
 
-    /// The content that a file which gets a new name must bring along. `Err` if there is too much of it, or a flush of
-    /// it is under way.
+    /// Sends content beforehand that cannot go along with a new name of its file.
+    async fn send_unbringable(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
+        let flush = node.lock().file().is_some_and(|file| !can_be_brought(file));
+        if flush { self.flush_node(node).await } else { Ok(()) }
+    }
+
+    /// The content that a file which gets a new name must bring along. `Err` if that cannot be.
     fn content_to_bring(node: &Arc<Node>, state: &mut NodeState) -> Result<Option<Claim>, ()> {
-        let Some(file) = state.file() else { return Ok(None) };
-        if file.flushing || file.content_calls > 0 {
-            return Err(());
+        match state.file() {
+            Some(file) if !can_be_brought(file) => Err(()),
+            Some(file) if !file.overlay.is_clean() => claim_locked(node, state, Freeze::All).map(Some).ok_or(()),
+            _ => Ok(None),
         }
-        if file.overlay.is_clean() {
-            return Ok(None);
-        }
-        if file.overlay.bytes() > BROUGHT_MAX {
-            return Err(());
-        }
-        claim_locked(node, state, Freeze::All).map(Some).ok_or(())
     }
 
     pub(super) async fn rename_here(
@@ -268,6 +272,7 @@ impl Shared {
         mode: RenameMode,
     ) -> FsResult<bool> {
         self.wait_for_journal_space().await?;
+        self.send_unbringable(source).await?;
         let generation = self.session.generation();
         let time = Timestamp::now();
         let mut nodes = vec![from, to, source];
@@ -359,6 +364,7 @@ impl Shared {
         name: &Name,
     ) -> FsResult<Option<Entry>> {
         self.wait_for_journal_space().await?;
+        self.send_unbringable(node).await?;
         let generation = self.session.generation();
         let time = Timestamp::now();
         let (attr, entry_ttl) = {
@@ -398,14 +404,11 @@ impl Shared {
     ) -> FsResult<Option<AttrReply>> {
         let fits = |state: &NodeState| {
             let simple = change.size.is_none() && !change.kill_privileges;
-            let acl = AttrFlags::HAS_ACL;
-            let capability = AttrFlags::HAS_CAPABILITY;
-            simple
-                && self.may_change_here(state)
-                && state.attr.is_some_and(|attr| {
-                    !(change.mode.is_some() && attr.flags.contains(acl))
-                        && !(attr.loses_privileges(change) && attr.flags.contains(capability))
-                })
+            let reaches_xattrs = |attr: cairn_types::Attr| {
+                (change.mode.is_some() && attr.flags.contains(AttrFlags::HAS_ACL))
+                    || (attr.loses_privileges(change) && attr.flags.contains(AttrFlags::HAS_CAPABILITY))
+            };
+            simple && self.may_change_here(state) && state.attr.is_some_and(|attr| !reaches_xattrs(attr))
         };
         if !fits(&node.lock()) {
             return Ok(None);

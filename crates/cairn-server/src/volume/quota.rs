@@ -59,6 +59,11 @@ impl Quota {
         fill.limit.minus(fill.used).minus(self.total)
     }
 
+    /// Whether so much could be set aside if the disk had it.
+    pub(super) fn fits(&self, needed: Room, fill: Fill) -> bool {
+        self.free(fill).holds(needed)
+    }
+
     pub(super) fn of(&self, session: SessionId) -> Room {
         self.reserved.get(&session).copied().unwrap_or_default()
     }

@@ -45,22 +45,24 @@ impl Inner {
                     return Err(Errno::ESTALE);
                 }
                 let mut fill = round.fill();
+                let fits_volume = round.ledger.quota.fits(needed, fill);
                 // Room that the disk does not have cannot be promised either.
                 fill.limit.bytes = fill.limit.bytes.min(fill.used.bytes.saturating_add(inner.disk.available()));
-                let granted = round.ledger.quota.reserve(session, needed, wanted, fill);
-                Ok((granted, round.ledger.quota.anything_reserved()))
+                let no_disk = needed.inodes > 0 && inner.disk.is_full();
+                let granted = if no_disk { None } else { round.ledger.quota.reserve(session, needed, wanted, fill) };
+                Ok((granted, round.ledger.quota.anything_reserved(), fits_volume))
             });
             match reserved.await?? {
-                (Some(Room { bytes, inodes }), _) => return Ok((Answer::Reserved { bytes, inodes }, Vec::new())),
-                (None, true) if !asked => {
+                (Some(Room { bytes, inodes }), ..) => return Ok((Answer::Reserved { bytes, inodes }, Vec::new())),
+                (None, true, _) if !asked => {
                     self.ask_for_room().await;
                     asked = true;
                 }
-                (None, _) if needed.bytes > self.disk.available() => {
+                (None, _, true) => {
                     let message = "the server's disk is full".to_owned();
                     return Err(Failure { errno: Errno::ENOSPC, message });
                 }
-                (None, _) => {
+                (None, ..) => {
                     let message = "the volume has too little room left".to_owned();
                     return Err(Failure { errno: Errno::EDQUOT, message });
                 }

@@ -25,16 +25,16 @@ pub(crate) struct World {
 impl World {
     /// A server with one volume of `bytes` and chunks of `chunk_size`.
     pub(crate) async fn new(bytes: u64, chunk_size: u32) -> World {
+        World::with_nodes(bytes, chunk_size, None).await
+    }
+
+    /// As [`World::new`], for at most so many nodes.
+    pub(crate) async fn with_nodes(bytes: u64, chunk_size: u32, inodes_limit: Option<u64>) -> World {
         let directory = tempfile::tempdir().expect("directory");
         let config = ServerConfig::new(directory.path().join("data"));
         let server = Server::start(config.clone()).await.expect("server");
-        let wanted = NewVolume {
-            name: VOLUME.into(),
-            bytes_limit: bytes,
-            inodes_limit: None,
-            data_center: String::new(),
-            chunk_size,
-        };
+        let wanted =
+            NewVolume { name: VOLUME.into(), bytes_limit: bytes, inodes_limit, data_center: String::new(), chunk_size };
         server.shared().catalogue().create(wanted).await.expect("volume");
         World { server: Some(server), config, directory }
     }
