@@ -41,6 +41,12 @@ def tools() -> pathlib.Path:
     return ROOT / "target" / "tools"
 
 
+def transport() -> str:
+    """How mounts get their requests: $CAIRN_TRANSPORT (`uring`, `auto`), or `classic`, so that it never depends on what
+    others have allowed in the kernel."""
+    return os.environ.get("CAIRN_TRANSPORT", "classic")
+
+
 def wait_until(condition: Callable[[], object], limit: float, what: str, pause: float = 0.02):
     """Waits until `condition` gives something true and returns it; TimeoutError after `limit` seconds."""
     deadline = time.monotonic() + limit
@@ -306,6 +312,7 @@ class Lab:
         env["HOME"] = env["XDG_STATE_HOME"] = env["XDG_CONFIG_HOME"] = str(self.root / "home")
         env["CAIRN_LOG"] = os.environ.get("CAIRN_TEST_LOG", "info")
         env["RUST_BACKTRACE"] = "1"
+        env["CAIRN_TRANSPORT"] = transport()
         return env | (extra or {})
 
     def run(

@@ -134,6 +134,20 @@ pub(crate) mod notify {
 /// `_IOR(229, 0, uint32_t)`: makes another descriptor of `/dev/fuse` serve the same mount.
 pub(crate) const DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
 
+/// Commands of FUSE over io_uring (`enum fuse_uring_cmd`), and how `fuse_uring_req_header` lies in memory, in bytes.
+pub(crate) mod uring {
+    pub(crate) const REGISTER: u32 = 1;
+    pub(crate) const COMMIT_AND_FETCH: u32 = 2;
+    /// `in_out` is at the start: the header of the request, then that of the answer.
+    pub(crate) const OP_IN: usize = 128;
+    /// Room for the fixed arguments of a request.
+    pub(crate) const OP_IN_SIZE: usize = 128;
+    pub(crate) const ENT_IN_OUT: usize = 256;
+    pub(crate) const REQ_HEADER_SIZE: usize = 288;
+    /// Buffers of a place: header and payload (`FUSE_URING_IOV_SEGS`).
+    pub(crate) const IOV_SEGS: u32 = 2;
+}
+
 /// Directory records are padded to this many bytes.
 pub(crate) const DIRENT_ALIGN: usize = 8;
 
@@ -326,6 +340,17 @@ wire! {
     struct CopyFileRangeOut { bytes_copied: u64 }
     struct Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
     struct NotifyInvalInodeOut { ino: u64, off: i64, len: i64 }
+
+    struct UringEntInOut {
+        flags: u64,
+        commit_id: u64,
+        /// Bytes in the payload buffer.
+        payload_sz: u32,
+        padding: u32,
+        reserved: u64,
+    }
+
+    struct UringCmdReq { flags: u64, commit_id: u64, qid: u16, padding: [u8; 6] }
 }
 
 #[cfg(test)]
@@ -347,5 +372,7 @@ mod tests {
         assert_eq!(size_of::<LkIn>(), 48);
         assert_eq!(size_of::<CopyFileRangeIn>(), 56);
         assert_eq!(size_of::<Dirent>(), 24);
+        assert_eq!(uring::ENT_IN_OUT + size_of::<UringEntInOut>(), uring::REQ_HEADER_SIZE);
+        assert_eq!(size_of::<UringCmdReq>(), 24);
     }
 }

@@ -4,6 +4,7 @@
 //! once; only what must wait becomes a task. A panic in a handler becomes `EIO` and a log line here, and nowhere else.
 
 use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::interrupt::{Interrupts, Patience};
 use crate::owners::LockOwners;
 use crate::reply::Reply;
 use crate::stats::Statistics;
+use crate::uring::{Returns, Slot};
 
 /// What all queues of a mount share.
 #[derive(Debug)]
@@ -28,35 +30,79 @@ pub(crate) struct Shared {
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
-/// One queue: the descriptor from which a thread reads and to which its answers go.
+/// One classic queue: the descriptor from which a thread reads and to which its answers go.
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) device: Device,
     pub(crate) shared: Arc<Shared>,
 }
 
+/// Where the answer to one request goes.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Classic(Arc<Queue>),
+    /// The place in a ring that the request came in, and the thread that gives it back to the kernel.
+    Ring(Arc<Returns>, Slot),
+}
+
+impl Target {
+    fn shared(&self) -> &Arc<Shared> {
+        match self {
+            Target::Classic(queue) => &queue.shared,
+            Target::Ring(returns, _) => returns.shared(),
+        }
+    }
+
+    fn put(&mut self, unique: u64, reply: &Reply) -> io::Result<()> {
+        reply.with_slices(unique, |slices| match self {
+            Target::Classic(queue) => queue.device.write(slices),
+            Target::Ring(_, slot) => slot.put_answer(slices),
+        })
+    }
+}
+
 /// The duty to answer one request.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    queue: Arc<Queue>,
+    /// Gone once the answer is on its way.
+    target: Option<Target>,
+    shared: Arc<Shared>,
     opcode: u32,
     unique: u64,
     pid: u32,
     started: Instant,
     spawned: bool,
-    sent: bool,
 }
 
 impl Answer {
-    pub(crate) fn new(queue: &Arc<Queue>, header: &abi::InHeader, started: Instant) -> Self {
+    pub(crate) fn new(target: Target, header: &abi::InHeader, started: Instant) -> Self {
         Answer {
-            queue: Arc::clone(queue),
+            shared: Arc::clone(target.shared()),
+            target: Some(target),
             opcode: header.opcode,
             unique: header.unique,
             pid: header.pid,
             started,
             spawned: false,
-            sent: false,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Serves a request that wants no answer (`forget`), and survives its panic.
+    pub(crate) fn serve_silently(mut self, call: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+            log_panic(self.opcode, panic.as_ref());
+        }
+        match self.target.take() {
+            // The kernel sends these through the classic queue; if it ever did not, a place must still come back.
+            Some(target @ Target::Ring(..)) => {
+                self.target = Some(target);
+                self.write(&Reply::Done);
+            }
+            _ => self.shared.statistics.record(self.opcode, self.started.elapsed(), false, false),
         }
     }
 
@@ -75,7 +121,7 @@ impl Answer {
             Poll::Ready(outcome) => self.send(outcome),
             Poll::Pending => {
                 self.spawned = true;
-                let shared = Arc::clone(&self.queue.shared);
+                let shared = Arc::clone(&self.shared);
                 shared.runtime.clone().spawn(async move {
                     let outcome = tokio::select! {
                         biased;
@@ -89,30 +135,27 @@ impl Answer {
     }
 
     fn write(&mut self, reply: &Reply) {
-        self.sent = true;
-        if let Err(error) = self.try_write(reply) {
+        let Some(mut target) = self.target.take() else { return };
+        if let Err(error) = target.put(self.unique, reply) {
             // With these the request is gone: its caller was killed or the mount ended.
             let gone = [libc::ENOENT, libc::ENODEV, libc::ECONNABORTED, libc::EPERM];
             if !error.raw_os_error().is_some_and(|errno| gone.contains(&errno)) {
                 let request = opcode_name(self.opcode).unwrap_or("unknown");
                 tracing::error!(request, %error, "the kernel refused an answer; the request fails with EIO");
-                let _ = self.try_write(&Reply::Error(Errno::EIO));
+                let _ = target.put(self.unique, &Reply::Error(Errno::EIO));
             }
         }
+        if let Target::Ring(returns, slot) = target {
+            returns.give_back(slot);
+        }
         let failed = matches!(reply, Reply::Error(_));
-        self.queue.shared.statistics.record(self.opcode, self.started.elapsed(), self.spawned, failed);
-    }
-
-    fn try_write(&self, reply: &Reply) -> std::io::Result<()> {
-        reply.with_slices(self.unique, |slices| self.queue.device.write(slices))
+        self.shared.statistics.record(self.opcode, self.started.elapsed(), self.spawned, failed);
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if !self.sent {
-            self.write(&Reply::Error(Errno::EIO));
-        }
+        self.write(&Reply::Error(Errno::EIO));
     }
 }
 
@@ -135,13 +178,6 @@ impl<F: Future<Output = FsResult<Reply>>> Future for CatchPanic<F> {
                 Poll::Ready(Err(Errno::EIO))
             }
         }
-    }
-}
-
-/// Calls what answers nothing (`forget`) and survives its panic.
-pub(crate) fn call_silently(opcode: u32, call: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-        log_panic(opcode, panic.as_ref());
     }
 }
 

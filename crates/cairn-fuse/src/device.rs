@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use crate::abi;
 
@@ -47,6 +47,11 @@ impl Device {
     /// Waits for the next request; its length in bytes. `buffer` must hold the largest one.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&self.file).read(buffer)
+    }
+
+    /// The descriptor's number, for commands of io_uring.
+    pub(crate) fn number(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Writes one message whole: the kernel takes all slices or none.

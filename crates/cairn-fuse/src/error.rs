@@ -49,6 +49,8 @@ pub enum MountError {
     AllowOtherForbidden,
     #[error("the kernel does not accept the mount options {options:?}: leave out what FUSE does not know ({detail})")]
     BadOptions { options: String, detail: String },
+    #[error("the transport io_uring cannot be used: {0}; or mount with --transport auto")]
+    UringUnavailable(String),
     #[error("{directory} is not mounted any more")]
     NotMounted { directory: PathBuf },
     #[error("cannot {action} {directory}: {source}")]

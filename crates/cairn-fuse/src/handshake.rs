@@ -40,20 +40,23 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
 #[derive(Debug)]
 pub(crate) struct Handshake {
     agreed: Arc<OnceLock<InitFlags>>,
+    wanted: InitFlags,
 }
 
 impl Handshake {
-    /// The second part tells what was agreed on once the session exists.
-    pub(crate) fn new() -> (Self, Agreement) {
+    /// The second part tells what was agreed on once the session exists. With `uring`, requests wait from then on until
+    /// rings are registered.
+    pub(crate) fn new(uring: bool) -> (Self, Agreement) {
         let agreed = Arc::new(OnceLock::new());
-        (Handshake { agreed: Arc::clone(&agreed) }, Agreement { agreed })
+        let wanted = if uring { WANTED | InitFlags::FUSE_OVER_IO_URING } else { WANTED };
+        (Handshake { agreed: Arc::clone(&agreed), wanted }, Agreement { agreed })
     }
 }
 
 impl fuser::Filesystem for Handshake {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let agreed = config.capabilities() & WANTED;
-        let missing = WANTED - agreed;
+        let agreed = config.capabilities() & self.wanted;
+        let missing = self.wanted - agreed;
         if !missing.is_empty() {
             tracing::warn!(?missing, "the kernel lacks capabilities; some operations are slower or refused");
         }
@@ -79,7 +82,15 @@ pub(crate) struct Agreement {
 impl Agreement {
     /// How requests look from now on.
     pub(crate) fn dialect(&self) -> Dialect {
-        let has = |flag| self.agreed.get().is_some_and(|agreed| agreed.contains(flag));
-        Dialect { extended_setxattr: has(InitFlags::FUSE_SETXATTR_EXT) }
+        Dialect { extended_setxattr: self.has(InitFlags::FUSE_SETXATTR_EXT) }
+    }
+
+    /// Whether requests come through rings.
+    pub(crate) fn uring(&self) -> bool {
+        self.has(InitFlags::FUSE_OVER_IO_URING)
+    }
+
+    fn has(&self, flag: InitFlags) -> bool {
+        self.agreed.get().is_some_and(|agreed| agreed.contains(flag))
     }
 }

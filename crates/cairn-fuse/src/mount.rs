@@ -16,7 +16,6 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::answer::{Queue, Shared};
-use crate::classic::Classic;
 use crate::device::Device;
 use crate::error::MountError;
 use crate::handshake::{Handshake, MAX_WRITE};
@@ -24,8 +23,11 @@ use crate::interrupt::Interrupts;
 use crate::notify::Notifier;
 use crate::options::MountOptions;
 use crate::owners::LockOwners;
+use crate::service::Service;
 use crate::stats::Statistics;
-use crate::{precheck, unmount};
+use crate::transport::{self, Transport, TransportInUse};
+use crate::uring::Rings;
+use crate::{classic, precheck, unmount};
 
 /// How long the threads may take to notice the end of their mount before its remains are left to the process's end.
 const END_NOTICE: Duration = Duration::from_millis(200);
@@ -46,6 +48,7 @@ pub struct Mount {
     device: Option<String>,
     session: Mutex<Option<fuser::Session<Handshake>>>,
     shared: Arc<Shared>,
+    transport: TransportInUse,
     notifier: Arc<Notifier>,
     ended: watch::Receiver<bool>,
 }
@@ -64,7 +67,14 @@ impl Mount {
     /// Each with its remedy, see [`MountError`].
     pub fn new<F: FileSystem>(file_system: F, options: &MountOptions, runtime: Handle) -> Result<Self, MountError> {
         let directory = precheck::check(options)?;
-        let (handshake, agreement) = Handshake::new();
+        let shared = Arc::new(Shared {
+            statistics: Statistics::default(),
+            interrupts: Interrupts::default(),
+            lock_owners: LockOwners::default(),
+            runtime,
+        });
+        let (rings, mut transport) = prepare_rings(options.transport, &shared)?;
+        let (handshake, agreement) = Handshake::new(rings.is_some());
         let config = options.to_fuser(precheck::is_root());
         let session = fuser::Session::new(handshake, &directory, &config)
             .map_err(|error| precheck::explain(&directory, &config, error))?;
@@ -74,37 +84,46 @@ impl Mount {
         };
         let first = Device::duplicate(session.as_fd()).map_err(failed("serve"))?;
         let notifier = Notifier::new(Device::duplicate(session.as_fd()).map_err(failed("serve"))?);
-        let shared = Arc::new(Shared {
-            statistics: Statistics::default(),
-            interrupts: Interrupts::default(),
-            lock_owners: LockOwners::default(),
-            runtime,
-        });
-        let classic = Arc::new(Classic::new(file_system, agreement.dialect(), MAX_WRITE as usize));
+        let service = Arc::new(Service::new(file_system, agreement.dialect(), MAX_WRITE as usize));
+        // The receivers learn of the end when the last thread drops its sender's clone.
+        let (ended_sender, ended) = watch::channel(false);
+        let ended_sender = Arc::new(EndOfService(ended_sender));
+        if let Some(rings) = rings {
+            let started = if agreement.uring() {
+                rings.start(&service, &ended_sender, || Device::duplicate(session.as_fd())).map_err(|e| e.to_string())
+            } else {
+                Err("the kernel does not offer it to this mount".to_owned())
+            };
+            if let Err(reason) = started {
+                if options.transport == Transport::Uring {
+                    return Err(MountError::UringUnavailable(reason));
+                }
+                transport = TransportInUse::classic(format!("io_uring was refused ({reason})"));
+            }
+        }
         let mut queues = Vec::new();
-        for _ in 1..options.thread_count() {
+        // Beside rings, only forgets and interrupts come this way.
+        for _ in 1..if transport.uring { 1 } else { options.thread_count() } {
             queues.push(first.new_queue().map_err(failed("serve"))?);
         }
         queues.push(first);
         let device = precheck::mountinfo_device(&directory);
-        // The receivers learn of the end when the last thread drops its sender's clone.
-        let (ended_sender, ended) = watch::channel(false);
-        let ended_sender = Arc::new(EndOfService(ended_sender));
         let mount = Mount {
             directory,
             device,
             session: Mutex::new(Some(session)),
             shared,
+            transport,
             notifier: Arc::new(notifier),
             ended,
         };
         for (index, device) in queues.into_iter().enumerate() {
             let queue = Arc::new(Queue { device, shared: Arc::clone(&mount.shared) });
-            let classic = Arc::clone(&classic);
+            let service = Arc::clone(&service);
             let ended_sender = Arc::clone(&ended_sender);
             let thread = std::thread::Builder::new().name(format!("fuse-{index}"));
             let thread = thread.spawn(move || {
-                if let Err(error) = classic.serve(&queue) {
+                if let Err(error) = classic::serve(&service, &queue) {
                     tracing::error!(%error, "a thread cannot read requests any more");
                 }
                 drop(ended_sender);
@@ -135,6 +154,11 @@ impl Mount {
     /// What the kernel has asked for so far.
     pub fn statistics(&self) -> &Statistics {
         &self.shared.statistics
+    }
+
+    /// Which way requests come, and why.
+    pub fn transport(&self) -> &TransportInUse {
+        &self.transport
     }
 
     /// Whether the kernel has ended the mount (`umount` by anybody).
@@ -187,6 +211,28 @@ impl Drop for Mount {
         }
         // Still in use somewhere. The session would unmount by path, where another mount may lie by now.
         std::mem::forget(session);
+    }
+}
+
+/// Rings that are ready to be used, if they are wanted and can be had; and what to tell of that.
+fn prepare_rings<F: FileSystem>(
+    wanted: Transport,
+    shared: &Arc<Shared>,
+) -> Result<(Option<Rings<F>>, TransportInUse), MountError> {
+    if wanted == Transport::Classic {
+        return Ok((None, TransportInUse::classic("asked for")));
+    }
+    let prepared = match transport::obstacle(wanted == Transport::Uring) {
+        Some(reason) => Err(reason),
+        None => Rings::prepare(shared).map_err(|error| transport::explain_refusal(&error)),
+    };
+    match prepared {
+        Ok(rings) => {
+            let reason = rings.describe();
+            Ok((Some(rings), TransportInUse { uring: true, reason }))
+        }
+        Err(reason) if wanted == Transport::Uring => Err(MountError::UringUnavailable(reason)),
+        Err(reason) => Ok((None, TransportInUse::classic(reason))),
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use fuser::MountOption;
 
+use crate::transport::Transport;
+
 /// Read-ahead of the mount in KiB: 4 MiB nearly doubled cold sequential reads over the kernel's own 128 KiB.
 const READ_AHEAD_KIB: u32 = 4096;
 
@@ -21,7 +23,9 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Let other users in. Always so for a mount made by root, who then is not the only user either.
     pub allow_other: bool,
-    /// Threads that read requests; 0 for as many as there are CPUs, at least 2.
+    /// Which way requests come from the kernel.
+    pub transport: Transport,
+    /// Threads that read requests on the classic transport; 0 for as many as there are CPUs, at least 2.
     pub threads: usize,
     /// The kernel's read-ahead in KiB, raised when permitted (as root); 0 leaves it alone.
     pub read_ahead_kib: u32,
@@ -37,6 +41,7 @@ impl MountOptions {
             volume: volume.into(),
             read_only: false,
             allow_other: false,
+            transport: Transport::default(),
             threads: 0,
             read_ahead_kib: READ_AHEAD_KIB,
             extra: Vec::new(),

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, Permi
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cairn_fuse::{Mount, MountError, MountOptions, Unmounted};
+use cairn_fuse::{Mount, MountError, MountOptions, Transport, Unmounted};
 use support::*;
 
 const NEVER: Duration = Duration::ZERO;
@@ -340,6 +340,45 @@ fn a_wait_for_a_lock_ends_with_any_signal() {
     });
 }
 
+#[test]
+fn waiting_requests_never_keep_others_from_being_asked() {
+    // More than a queue has slots at the start, all on one CPU, each waiting for what only a further request brings.
+    const WAITING: usize = 30;
+    on_mount(NEVER, |mounted| {
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(mounted.path("f")).unwrap();
+        let holder = open();
+        flock(&holder, libc::LOCK_EX).unwrap();
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| {
+                let file = open();
+                std::thread::spawn(move || {
+                    stay_on_first_cpu();
+                    flock(&file, libc::LOCK_SH)
+                })
+            })
+            .collect();
+        stay_on_first_cpu();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(waiting.iter().all(|thread| !thread.is_finished()));
+        fs::write(mounted.path("g"), "others go on").unwrap();
+        flock(&holder, libc::LOCK_UN).unwrap();
+        for thread in waiting {
+            thread.join().unwrap().unwrap();
+        }
+    });
+}
+
+fn stay_on_first_cpu() {
+    // SAFETY: zeros are an empty set, CPU 0 is in its range, and the set outlives the call. If the CPU may not be used, the
+    // test only asks less.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+    }
+}
+
 /// Starts a command that will hang, lets it, kills it, and expects it to end soon.
 fn expect_killable(command: &mut Command) {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -414,8 +453,8 @@ fn caches_hold_until_they_are_recalled() {
 
 #[test]
 fn a_free_mount_ends_cleanly_and_a_used_one_lazily() {
-    for used in [false, true] {
-        let mounted = Mounted::new(NEVER, |_| {});
+    for (transport, used) in transports().into_iter().flat_map(|transport| [(transport, false), (transport, true)]) {
+        let mounted = Mounted::new(NEVER, |options| options.transport = transport);
         let file = used.then(|| File::create(mounted.path("f")).unwrap());
         let outcome = mounted.runtime.block_on(mounted.mount.unmount(Duration::from_millis(100))).unwrap();
         assert_eq!(outcome, if used { Unmounted::Lazy } else { Unmounted::Clean });
@@ -433,7 +472,11 @@ fn a_free_mount_ends_cleanly_and_a_used_one_lazily() {
 
 #[test]
 fn somebody_elses_unmount_and_a_drop_end_the_mount() {
-    let mounted = Mounted::new(NEVER, |_| {});
+    transports().into_iter().for_each(ended_by_others);
+}
+
+fn ended_by_others(transport: Transport) {
+    let mounted = Mounted::new(NEVER, |options| options.transport = transport);
     assert!(Command::new("umount").arg(mounted.root()).status().unwrap().success());
     mounted.runtime.block_on(async {
         tokio::time::timeout(Duration::from_secs(5), mounted.mount.wait()).await.unwrap();
@@ -441,7 +484,8 @@ fn somebody_elses_unmount_and_a_drop_end_the_mount() {
 
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let options = MountOptions::new(directory.path(), "test");
+    let mut options = MountOptions::new(directory.path(), "test");
+    options.transport = transport;
     let mount = Mount::new(memory::MemoryFs::new(NEVER), &options, runtime.handle().clone()).unwrap();
     let file = File::create(directory.path().join("f")).unwrap();
     drop(mount);
@@ -451,7 +495,11 @@ fn somebody_elses_unmount_and_a_drop_end_the_mount() {
 
 #[test]
 fn a_mount_whose_connection_is_gone_is_called_stale_and_removed_by_its_owner() {
-    let mounted = Mounted::new(NEVER, |_| {});
+    transports().into_iter().for_each(ended_by_force);
+}
+
+fn ended_by_force(transport: Transport) {
+    let mounted = Mounted::new(NEVER, |options| options.transport = transport);
     let file = File::create(mounted.path("f")).unwrap();
     // SAFETY: the path is NUL-terminated and outlives the call, which ends the connection but not a mount in use.
     let forced = check(unsafe { libc::umount2(c_path(mounted.root()).as_ptr(), libc::MNT_FORCE) });

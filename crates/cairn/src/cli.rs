@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::size::Size;
 
@@ -80,6 +80,28 @@ pub(crate) struct Connection {
     pub(crate) tls_ca: Option<PathBuf>,
 }
 
+/// See [`cairn_fuse::Transport`].
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Transport {
+    /// io_uring where the kernel allows it, else classic. `cairn stats` says which and why.
+    #[default]
+    Auto,
+    /// FUSE over io_uring or no mount. As root, allows it in the kernel (/sys/module/fuse/parameters/enable_uring).
+    Uring,
+    /// Reads and writes of /dev/fuse.
+    Classic,
+}
+
+impl From<Transport> for cairn_fuse::Transport {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Auto => cairn_fuse::Transport::Auto,
+            Transport::Uring => cairn_fuse::Transport::Uring,
+            Transport::Classic => cairn_fuse::Transport::Classic,
+        }
+    }
+}
+
 /// How a mount behaves; shared by `mount` and `dev`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct MountTuning {
@@ -98,7 +120,10 @@ pub(crate) struct MountTuning {
     /// Mount over a directory that is not empty.
     #[arg(long, env = "CAIRN_NONEMPTY")]
     pub(crate) nonempty: bool,
-    /// Threads that take requests from the kernel. Default: one for each CPU, at least two.
+    /// How requests come from the kernel.
+    #[arg(long, env = "CAIRN_TRANSPORT", value_enum, default_value_t, value_name = "WAY")]
+    pub(crate) transport: Transport,
+    /// Threads that take requests from the kernel on the classic transport. Default: one for each CPU, at least two.
     #[arg(long, env = "CAIRN_THREADS", value_name = "COUNT")]
     pub(crate) threads: Option<usize>,
     /// After how long without the server a program gets an error instead of waiting on.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use cairn_fuse::{Mount, MountOptions};
+use cairn_fuse::{Mount, MountOptions, Transport};
 use memory::MemoryFs;
 
 /// Longest that one test may take.
@@ -61,9 +61,24 @@ pub fn detach(directory: &Path) {
     }
 }
 
-/// Runs `test` on a fresh mount whose names and attributes live for `ttl`, and fails if it takes too long.
-pub fn on_mount(ttl: Duration, test: impl FnOnce(&Mounted) + Send + 'static) {
-    let mounted = Arc::new(Mounted::new(ttl, |_| {}));
+/// The transports that this kernel has. Mounting with io_uring, as root, allows it to the whole machine.
+pub fn transports() -> Vec<Transport> {
+    let uring = Path::new("/sys/module/fuse/parameters/enable_uring").exists();
+    [Transport::Classic].into_iter().chain(uring.then_some(Transport::Uring)).collect()
+}
+
+/// Runs `test` on a fresh mount of each transport, whose names and attributes live for `ttl`, and fails if it takes too
+/// long.
+pub fn on_mount(ttl: Duration, test: impl Fn(&Mounted) + Send + Sync + 'static) {
+    let test = Arc::new(test);
+    for transport in transports() {
+        let test = Arc::clone(&test);
+        on_one_mount(transport, ttl, move |mounted| test(mounted));
+    }
+}
+
+fn on_one_mount(transport: Transport, ttl: Duration, test: impl FnOnce(&Mounted) + Send + 'static) {
+    let mounted = Arc::new(Mounted::new(ttl, |options| options.transport = transport));
     let (sender, receiver) = mpsc::channel();
     let inner = Arc::clone(&mounted);
     let thread = std::thread::spawn(move || {
@@ -76,7 +91,7 @@ pub fn on_mount(ttl: Duration, test: impl FnOnce(&Mounted) + Send + 'static) {
         Err(mpsc::RecvTimeoutError::Disconnected) => std::panic::resume_unwind(thread.join().unwrap_err()),
         Err(mpsc::RecvTimeoutError::Timeout) => {
             detach(mounted.root());
-            panic!("the test takes longer than {LIMIT:?}");
+            panic!("the test takes longer than {LIMIT:?} with {transport:?}");
         }
     }
 }

@@ -113,12 +113,13 @@ fn open_log(path: &Path) -> Result<File> {
 }
 
 /// Options of `mount -o` that are flags of this program, with the flags they stand for.
-const HELPER_FLAGS: [(&str, &str); 13] = [
+const HELPER_FLAGS: [(&str, &str); 14] = [
     ("server", "--server"),
     ("key", "--key"),
     ("key_file", "--key-file"),
     ("tls_ca", "--tls-ca"),
     ("cache_size", "--cache-size"),
+    ("transport", "--transport"),
     ("threads", "--threads"),
     ("server_timeout", "--server-timeout"),
     ("log_file", "--log-file"),

@@ -66,6 +66,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     let mut mount_options = MountOptions::new(directory.clone(), name.clone());
     mount_options.read_only = plan.tuning.read_only;
     mount_options.allow_other |= plan.tuning.allow_other;
+    mount_options.transport = plan.tuning.transport.into();
     mount_options.threads = plan.tuning.threads.unwrap_or(0);
     mount_options.extra = plan.kernel_options;
     if plan.tuning.nonempty {
@@ -80,6 +81,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
             return Err(mount_error(&error));
         }
     };
+    tracing::info!("requests of {} come by {}", directory.display(), mount.transport());
     volume.attach_kernel(mount.kernel_cache());
     let (of_volume, of_mount) = (volume.downgrade(), Arc::downgrade(&mount));
     volume.answer_stats_with(Box::new(move || report::json(&of_volume, &of_mount)));
@@ -137,7 +139,8 @@ fn absolute(directory: &Path) -> Result<PathBuf> {
     std::path::absolute(directory).with_context(|| format!("no such directory: {}", directory.display()))
 }
 
-fn host_name() -> String {
+/// The name by which this machine's mounts are known to servers.
+pub(crate) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

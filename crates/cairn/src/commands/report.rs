@@ -6,11 +6,17 @@ use cairn_client::WeakVolume;
 use cairn_fuse::Mount;
 use serde_json::{Map, Value};
 
+/// Key of the line that says which way requests come from the kernel, and why.
+pub(crate) const TRANSPORT: &str = "transport";
+
 /// The report as JSON, in the order in which people read it.
 pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>) -> Vec<u8> {
     let mut report = Map::new();
     report.insert("version".into(), env!("CARGO_PKG_VERSION").into());
     report.insert("pid".into(), std::process::id().into());
+    if let Some(mount) = mount.upgrade() {
+        report.insert(TRANSPORT.into(), mount.transport().to_string().into());
+    }
     if let Some(volume) = volume.upgrade() {
         let info = volume.info();
         report.insert("volume".into(), info.id.as_str().into());

@@ -1,14 +1,22 @@
 //! `cairn status`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::Result;
 use cairn_wire::admin::{AdminReply, AdminRequest, ServerStatus, SessionStatus};
 use serde_json::json;
 
 use crate::cli::Status;
+use crate::commands::mounted;
+use crate::commands::report::TRANSPORT;
 use crate::size::Size;
 use crate::{connect, output};
+
+/// How long a mount of this host may take to say how it is served.
+const MOUNT_LIMIT: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(options: &Status) -> Result<ExitCode> {
     let AdminReply::Status(status) = connect::ask(&options.output.connection, AdminRequest::Status)? else {
@@ -34,6 +42,23 @@ fn health(status: &ServerStatus) -> String {
 
 fn session_state(session: &SessionStatus) -> String {
     if session.connected { "connected".into() } else { format!("silent for {} s", session.silent_ms / 1000) }
+}
+
+/// Which way the requests of a mount on this host come from its kernel; `None` for a mount elsewhere, or one that does
+/// not answer.
+fn transport(session: &SessionStatus) -> Option<String> {
+    if !session.connected || session.info.host != mounted::host_name() {
+        return None;
+    }
+    let directory = PathBuf::from(&session.info.directory);
+    let (sender, answer) = mpsc::channel();
+    // On a thread, because a mount can take its time; one that never answers must not keep the command.
+    let ask = move || drop(sender.send(super::stats::read(&directory)));
+    std::thread::Builder::new().name("ask-mount".into()).spawn(ask).ok()?;
+    let report = answer.recv_timeout(MOUNT_LIMIT).ok()?.ok()?;
+    // Another mount may lie over this one.
+    let same = report.get("session").and_then(serde_json::Value::as_u64) == Some(session.session.0);
+    report.get(TRANSPORT).filter(|_| same)?.as_str().map(str::to_owned)
 }
 
 fn print_text(status: &ServerStatus) {
@@ -83,6 +108,15 @@ fn print_text(status: &ServerStatus) {
             })
             .collect();
         output::table(&["SESSION", "VOLUME", "MOUNT", "PID", "STATE", "LEASES", "OPEN", "LOCKS"], &rows);
+        let transports: Vec<Vec<String>> = status
+            .sessions
+            .iter()
+            .filter_map(|session| Some(vec![session.info.directory.clone(), transport(session)?]))
+            .collect();
+        if !transports.is_empty() {
+            println!();
+            output::table(&["MOUNT HERE", "REQUESTS COME BY"], &transports);
+        }
     }
 }
 
@@ -95,7 +129,7 @@ fn print_json(status: &ServerStatus) -> Result<()> {
                 "session": session.session.0, "volume": session.volume.as_str(), "host": session.info.host,
                 "pid": session.info.pid, "directory": session.info.directory, "read_only": session.info.read_only,
                 "peer": session.peer, "connected": session.connected, "silent_ms": session.silent_ms,
-                "leases": session.leases, "open_files": session.open_files, "locks": session.locks,
+                "transport": transport(session), "leases": session.leases, "open_files": session.open_files, "locks": session.locks,
             })
         })
         .collect();

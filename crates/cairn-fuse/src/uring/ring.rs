@@ -1,0 +1,302 @@
+//! One thread's ring: takes requests from the kernel's queues of one or more CPUs, has them served, gives answers back.
+//!
+//! A slot is either in the kernel's hands (`Place::Kernel`: empty, waiting for a request) or out (`Place::Out`: its
+//! request is being served). The kernel writes into a slot only while this thread is inside a system call, and only
+//! this thread submits. **A queue is never without a slot in the kernel's hands** for longer than one turn of the
+//! loop: when all are out, one more is registered. Otherwise a request would wait for others to be answered, and one of
+//! these may wait for exactly that request: a lock for its unlocking, a recalled lease for dirty pages to be written.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cairn_client::api::FileSystem;
+use cairn_types::Errno;
+use io_uring::squeue::Entry128;
+use io_uring::{IoUring, cqueue, opcode, types};
+
+use crate::answer::{Answer, Target};
+use crate::device::Device;
+use crate::service::Service;
+use crate::uring::returns::Returns;
+use crate::uring::slot::Slot;
+
+/// Commands that are collected before they must be submitted.
+const SUBMISSIONS: u32 = 64;
+
+/// Completions that the ring holds; the kernel keeps what does not fit.
+const COMPLETIONS: u32 = 512;
+
+/// Most slots of one queue. Each that is in use stands for a thread that waits in the kernel, and takes some pages while it does.
+const SLOTS_MAX: usize = 1024;
+
+/// Most slots of a queue that waits for locks may take: other requests end by themselves, these might not.
+const LOCK_WAITS_MAX: usize = SLOTS_MAX / 2;
+
+/// Pause after an error that should not be.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// `user_data` of the poll of the bell; slots have their index.
+const BELL: u64 = u64::MAX;
+
+type Uring = IoUring<Entry128, cqueue::Entry>;
+
+/// Which of the kernel's queues a thread serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The CPU that the thread runs on, if it is to be kept on one.
+    pub(crate) cpu: Option<u16>,
+    /// Queues (numbers of CPUs) and how many slots each has from the start.
+    pub(crate) queues: Vec<(u16, usize)>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Kernel(Slot),
+    Out,
+    /// The kernel took the slot's registration or command back.
+    Dead,
+}
+
+/// The kernel's queue of one CPU.
+#[derive(Debug)]
+struct Queue {
+    number: u16,
+    slots: usize,
+    /// Of these, in the kernel's hands.
+    waiting: usize,
+}
+
+pub(crate) struct Ring {
+    uring: Uring,
+    returns: Arc<Returns>,
+    places: Vec<Place>,
+    queues: Vec<Queue>,
+    /// Slots with lower numbers keep their memory; the others give it back when it was much.
+    keep: usize,
+    /// Slots beyond `keep` that hold much memory.
+    to_discard: Vec<usize>,
+    bell_is_polled: bool,
+    ended: bool,
+}
+
+/// Makes a ring as this module needs it; also the way to find out whether that is permitted.
+pub(crate) fn new_uring() -> io::Result<Uring> {
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(COMPLETIONS).setup_single_issuer().setup_defer_taskrun();
+    builder.build(SUBMISSIONS)
+}
+
+impl Ring {
+    /// To be called on the thread that will serve. Takes everything that can be refused before the kernel is promised
+    /// anything.
+    pub(crate) fn new(plan: &Plan, returns: Arc<Returns>) -> io::Result<Self> {
+        let mut places = Vec::new();
+        let mut queues = Vec::new();
+        for &(number, slots) in &plan.queues {
+            for _ in 0..slots {
+                places.push(Place::Kernel(Slot::new(places.len(), number)?));
+            }
+            queues.push(Queue { number, slots, waiting: slots });
+        }
+        let keep = if plan.cpu.is_some() { places.len() } else { 0 };
+        Ok(Ring {
+            uring: new_uring()?,
+            returns,
+            places,
+            queues,
+            keep,
+            to_discard: Vec::new(),
+            bell_is_polled: false,
+            ended: false,
+        })
+    }
+
+    /// Gives the first slots to the kernel.
+    ///
+    /// # Errors
+    /// What the kernel says if it does not take them: it goes on with the classic queue then.
+    pub(crate) fn register(&mut self, device: &Device) -> io::Result<()> {
+        self.poll_bell();
+        for index in 0..self.places.len() {
+            self.register_slot(device, index)?;
+        }
+        self.uring.submit()?;
+        let refused = self.uring.completion().find(|entry| entry.user_data() != BELL && entry.result() < 0);
+        refused.map_or(Ok(()), |entry| Err(io::Error::from_raw_os_error(-entry.result())))
+    }
+
+    /// Serves until the mount ends. Nothing else ends it: without its thread a queue would hang whoever runs on its CPU.
+    pub(crate) fn serve<F: FileSystem>(&mut self, service: &Service<F>, device: &Device) {
+        let mut answered = Vec::new();
+        while !self.ended {
+            if let Err(error) = self.turn(service, device, &mut answered) {
+                tracing::error!(%error, "a ring of the mount does not work; trying again");
+                std::thread::sleep(RETRY_PAUSE);
+            }
+        }
+    }
+
+    /// Gives answers to the kernel, waits for requests, and has them served. What an error interrupts, the next turn does.
+    fn turn<F: FileSystem>(
+        &mut self,
+        service: &Service<F>,
+        device: &Device,
+        answered: &mut Vec<Slot>,
+    ) -> io::Result<()> {
+        self.returns.take_before_sleep(answered);
+        for slot in answered.drain(..) {
+            self.commit(device, slot);
+        }
+        self.grow(device)?;
+        self.poll_bell();
+        match self.uring.submit_and_wait(1) {
+            Ok(_) => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            Err(error) => return Err(error),
+        }
+        self.returns.awake();
+        loop {
+            let Some(entry) = self.uring.completion().next() else { break };
+            if entry.user_data() == BELL {
+                self.bell_is_polled = cqueue::more(entry.flags());
+            } else {
+                self.completed(service, entry.user_data() as usize, entry.result());
+            }
+        }
+        self.discard();
+        Ok(())
+    }
+
+    fn completed<F: FileSystem>(&mut self, service: &Service<F>, index: usize, result: i32) {
+        let Some(place) = self.places.get_mut(index) else { return };
+        let Place::Kernel(mut slot) = std::mem::replace(place, Place::Out) else { return };
+        let queue = self.queues.iter_mut().find(|queue| queue.number == slot.queue);
+        let Some(queue) = queue else { return };
+        queue.waiting -= 1;
+        if result < 0 {
+            *place = Place::Dead;
+            queue.slots -= 1;
+            match -result {
+                // The mount or its connection has ended.
+                libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::ENODEV => self.ended = true,
+                errno => {
+                    let error = io::Error::from_raw_os_error(errno);
+                    tracing::error!(%error, queue = slot.queue, "the kernel does not take a slot back");
+                }
+            }
+            return;
+        }
+        let crowded = queue.slots - queue.waiting > LOCK_WAITS_MAX;
+        let request = slot.take_request().and_then(|message| {
+            let mut request = service.read(message)?;
+            if crowded && request.waits_for_a_lock() {
+                request.refuse(Errno(libc::ENOLCK));
+            }
+            let data = service.copy_data(&request, message);
+            Some((request, data))
+        });
+        if let Some((request, data)) = request {
+            if index >= self.keep {
+                // What came with a write has been copied; what goes with a read is not there yet.
+                slot.discard();
+            }
+            service.serve(request, data, Target::Ring(Arc::clone(&self.returns), slot));
+        } else {
+            tracing::error!("the kernel sent a request whose lengths contradict each other");
+            let header = slot.header();
+            let target = Target::Ring(Arc::clone(&self.returns), slot);
+            Answer::new(target, &header, Instant::now()).send(Err(Errno::EIO));
+        }
+    }
+
+    fn commit(&mut self, device: &Device, slot: Slot) {
+        let index = slot.index;
+        if index >= self.keep && slot.is_large() {
+            self.to_discard.push(index);
+        }
+        let command = slot.commit(device);
+        if let Some(queue) = self.queues.iter_mut().find(|queue| queue.number == slot.queue) {
+            queue.waiting += 1;
+        }
+        if let Some(place) = self.places.get_mut(index) {
+            *place = Place::Kernel(slot);
+        }
+        self.push(command);
+    }
+
+    /// Keeps the invariant that no queue is without a slot in the kernel's hands.
+    fn grow(&mut self, device: &Device) -> io::Result<()> {
+        for position in 0..self.queues.len() {
+            let Some(queue) = self.queues.get_mut(position) else { break };
+            if queue.waiting > 0 || queue.slots >= SLOTS_MAX {
+                continue;
+            }
+            let index = self.places.iter().position(|place| matches!(place, Place::Dead)).unwrap_or(self.places.len());
+            let slot = match Slot::new(index, queue.number) {
+                Ok(slot) => slot,
+                Err(error) => {
+                    tracing::warn!(%error, "no memory for one more request at a time; it waits for another's end");
+                    continue;
+                }
+            };
+            queue.slots += 1;
+            queue.waiting += 1;
+            match self.places.get_mut(index) {
+                Some(place) => *place = Place::Kernel(slot),
+                None => self.places.push(Place::Kernel(slot)),
+            }
+            self.register_slot(device, index)?;
+        }
+        Ok(())
+    }
+
+    fn register_slot(&mut self, device: &Device, index: usize) -> io::Result<()> {
+        let Some(Place::Kernel(slot)) = self.places.get(index) else { return Ok(()) };
+        let buffers = slot.buffers();
+        let entry = slot.register(device, &buffers);
+        self.push(entry);
+        // The kernel reads where the buffers are while it takes the command, so before they go.
+        self.uring.submit().map(drop)
+    }
+
+    /// Gives back memory that slots beyond the first ones took. Only now, after all completions: none of these slots has
+    /// a request that was not seen.
+    fn discard(&mut self) {
+        if self.uring.submission().cq_overflow() {
+            return;
+        }
+        for index in self.to_discard.drain(..) {
+            if let Some(Place::Kernel(slot)) = self.places.get_mut(index) {
+                slot.discard();
+            }
+        }
+    }
+
+    fn poll_bell(&mut self) {
+        if self.bell_is_polled {
+            return;
+        }
+        self.bell_is_polled = true;
+        let poll = opcode::PollAdd::new(types::Fd(self.returns.bell()), libc::POLLIN as u32).multi(true);
+        self.push(poll.build().user_data(BELL).into());
+    }
+
+    fn push(&mut self, entry: Entry128) {
+        // SAFETY: what commands point to outlives them: slots are kept in `places` while the kernel has them, and the
+        // buffers of a registration until it is submitted.
+        while unsafe { self.uring.submission().push(&entry) }.is_err() {
+            if let Err(error) = self.uring.submit() {
+                // The command must not be lost: its request would never be answered.
+                tracing::error!(%error, "a ring of the mount takes no commands; trying again");
+                std::thread::sleep(RETRY_PAUSE);
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.returns.close();
+    }
+}
