@@ -23,10 +23,6 @@ import harness
 import syscalls
 
 
-def nothing() -> None:
-    """Mounting and unmounting of a file system that has no client."""
-
-
 @dataclasses.dataclass
 class Peer:
     """A file system under measurement."""
@@ -36,17 +32,31 @@ class Peer:
     store: pathlib.Path
     """Folder on the local disk that holds what the peer stores."""
     note: str
-    unmount: Callable[[], object] = nothing
-    mount: Callable[[], object] = nothing
+    unmount: Callable[[], object] | None = None
+    """Takes the client away; `None` where there is none."""
+    mount: Callable[[], object] | None = None
     has_disk_cache: bool = False
     mounted: bool = True
+
+    @property
+    def has_client(self) -> bool:
+        return self.unmount is not None
+
+    def unmounted(self) -> None:
+        """Takes the client away, if there is one and it is there."""
+        if self.unmount and self.mounted:
+            self.unmount()
+            self.mounted = False
+
+    def mount_again(self) -> None:
+        if self.mount and not self.mounted:
+            self.mount()
+            self.mounted = True
 
     def settle(self) -> None:
         """Until all that was written is on the disk. The kernel does not pass sync(2) on to FUSE file systems; an unmount is
         what makes each of them hand over everything, and the disk's own sync does the rest."""
-        if self.mounted:
-            self.unmount()
-            self.mounted = False
+        self.unmounted()
         descriptor = os.open(self.store, os.O_RDONLY)
         syscalls.syncfs(descriptor)
         os.close(descriptor)
@@ -54,8 +64,7 @@ class Peer:
     def remount(self) -> None:
         """The client forgets everything; what its servers keep in memory stays."""
         self.settle()
-        self.mount()
-        self.mounted = True
+        self.mount_again()
 
     def chill(self) -> None:
         """Nothing is cached anywhere: the client is mounted anew, and the kernel's caches are empty."""
@@ -226,12 +235,6 @@ def network_namespace() -> Iterator[tuple[list[str], str]]:
 PEERS = {"local": local, "cairn": cairn, "moosefs": moosefs, "glusterfs": glusterfs}
 
 
-def machine() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as info:
-        model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "unknown CPU")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} × {model}, {memory:.0f} GiB, Linux {os.uname().release}"
-
-
 def complain(text: str) -> None:
+    """Tells the watcher, beside the table."""
     print(text, file=sys.stderr, flush=True)

@@ -53,6 +53,7 @@ fn run() -> Result<ExitCode> {
         Command::Status(options) => commands::status::run(&options),
         Command::Stats(options) => commands::stats::run(&options),
         Command::Fsck(options) => commands::fsck::run(&options),
+        Command::Bench(options) => commands::bench::run(&options),
         Command::Key(command) => commands::key::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cairn", &mut std::io::stdout());

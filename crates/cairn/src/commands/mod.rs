@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub(crate) mod bench;
 pub(crate) mod dev;
 pub(crate) mod fsck;
 pub(crate) mod key;
