@@ -143,9 +143,12 @@ class Process:
 class Server:
     """`cairn serve` on a data directory, and commands addressed to it."""
 
-    def __init__(self, lab: Lab, data: pathlib.Path, *flags: str, listen: str = "none"):
+    def __init__(
+        self, lab: Lab, data: pathlib.Path, *flags: str, listen: str = "none", prefix: tuple[str, ...] = ()
+    ):
         self.lab = lab
         self.data = data
+        self.prefix = prefix
         self.socket = data / "cairn.sock"
         self.flags = flags
         self.listen = listen
@@ -163,7 +166,7 @@ class Server:
         return self.process.pid
 
     def start(self) -> None:
-        command = [str(binary()), "serve", "--data", str(self.data), "--listen", self.tcp or self.listen, *self.flags]
+        command = [*self.prefix, str(binary()), "serve", "--data", str(self.data), "--listen", self.tcp or self.listen, *self.flags]
         self.process = Process(self.lab, "server", command)
         self.process.wait_for(r"^listening on .*cairn\.sock")
         if self.listen != "none":
@@ -215,9 +218,10 @@ class Server:
 class Mount:
     """`cairn mount --foreground` or `cairn dev`: a directory and the process behind it."""
 
-    def __init__(self, lab: Lab, directory: pathlib.Path, arguments: list[str]):
+    def __init__(self, lab: Lab, directory: pathlib.Path, arguments: list[str], prefix: tuple[str, ...] = ()):
         self.lab = lab
         self.path = directory
+        self.prefix = prefix
         self.arguments = arguments
         self.process: Process | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -230,7 +234,7 @@ class Mount:
 
     def start(self) -> None:
         self.lab.tell(f"mount {self.path}")
-        self.process = Process(self.lab, f"mount-{self.path.name}", [str(binary()), *self.arguments])
+        self.process = Process(self.lab, f"mount-{self.path.name}", [*self.prefix, str(binary()), *self.arguments])
         self.process.wait_for(r"^mounted .* at ")
         if not is_mounted(self.path):
             raise Failed(f"the program said it had mounted {self.path}, but nothing is mounted there")

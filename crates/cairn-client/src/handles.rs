@@ -37,6 +37,8 @@ pub(crate) struct Handles {
     next: AtomicU64,
     files: Mutex<HashMap<u64, Arc<FileHandle>>>,
     directories: Mutex<HashMap<u64, Arc<DirectoryHandle>>>,
+    /// Bytes that all open files have asked for in advance and not read yet.
+    read_ahead: Arc<AtomicU64>,
 }
 
 impl Handles {
@@ -46,7 +48,8 @@ impl Handles {
 
     pub(crate) fn open_file(&self, ino: Ino, error_seen: u64) -> Handle {
         let number = self.number();
-        let state = Mutex::new(FileHandleState { read_ahead: ReadAhead::default(), error_seen });
+        let state =
+            Mutex::new(FileHandleState { read_ahead: ReadAhead::new(Arc::clone(&self.read_ahead)), error_seen });
         self.files.lock().insert(number, Arc::new(FileHandle { ino, state }));
         Handle(number)
     }

@@ -27,6 +27,9 @@ mod writeback;
 
 pub use address::{ConnectOptions, ServerAddress};
 pub use admin::{AdminClient, AdminError};
+pub use cache::disk::{CacheReport, CachedVolume, DiskCacheError, DiskCacheOptions, evict, inspect};
 pub use session::{OpenError, Session, SessionOptions};
 pub use stats::VolumeStats;
-pub use volume::{CloseError, Report, STATS_ATTRIBUTE, Volume, VolumeOptions, WeakVolume};
+pub use volume::{
+    CloseError, OpenVolumeError, Report, STATS_ATTRIBUTE, Volume, VolumeOptions, WARM_ATTRIBUTE, WeakVolume,
+};

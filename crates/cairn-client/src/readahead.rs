@@ -1,58 +1,167 @@
 //! Which bytes to fetch before they are asked for: one [`ReadAhead`] per open file.
 //!
-//! Arithmetic alone. The kernel's requests of one stream arrive slightly out of order and may skip what it has cached,
-//! so a read counts as sequential when it begins anywhere near the furthest point reached.
+//! Arithmetic alone. A file may be read by several streams at once (threads, or the tensors of a mapped model). The
+//! kernel's requests of one stream arrive out of order and may skip what it has cached, so a read belongs to the
+//! stream whose furthest point is near. A stream's window doubles whenever its reader had to wait: it grows until the
+//! link is full or the reader is the slower one, and takes no more memory than that.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// First window, in bytes.
 const WINDOW_MIN: u64 = 512 * 1024;
-/// Largest window, in bytes: fills a link of 1 GB/s at 16 ms.
-const WINDOW_MAX: u64 = 16 * 1024 * 1024;
+/// Largest window, in bytes: fills a link of 1 GB/s at 32 ms.
+pub(crate) const WINDOW_MAX: u64 = 32 * 1024 * 1024;
 /// How far from the furthest point a read of the same stream may begin, in bytes.
 const REORDER: u64 = 2 * 1024 * 1024;
+/// The same before it is known to be a stream, only forward: random reads should not look like one.
+const REORDER_UNPROVEN: u64 = 512 * 1024;
 /// Reads in a row that make a stream.
 const STREAK: u32 = 2;
+/// Streams of one open file that are told apart.
+const STREAMS: usize = 8;
 
-#[derive(Debug, Default)]
-pub(crate) struct ReadAhead {
-    /// End of the furthest read of the stream, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stream {
+    /// End of the furthest read, in bytes.
     reached: u64,
     /// End of what was asked for in advance.
     fetched: u64,
     window: u64,
     streak: u32,
+    /// Its reader had to wait since the window was made.
+    waited: bool,
+    /// Its end at the end of the file was told.
+    ended: bool,
+    /// [`ReadAhead::clock`] of the last read.
+    used: u64,
+}
+
+impl Stream {
+    /// How far a read at `offset` is from where this stream is; `None` if it is another stream's.
+    fn distance(&self, offset: u64) -> Option<u64> {
+        let near = if self.streak >= STREAK {
+            let highest = self.reached.max(self.fetched).saturating_add(REORDER);
+            (self.reached.saturating_sub(REORDER)..=highest).contains(&offset)
+        } else {
+            (self.reached..=self.reached.saturating_add(REORDER_UNPROVEN)).contains(&offset)
+        };
+        near.then(|| offset.abs_diff(self.reached))
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.fetched.saturating_sub(self.reached)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ReadAhead {
+    streams: Vec<Stream>,
+    clock: u64,
+    /// What the streams have outstanding, as it is counted in `total`.
+    counted: u64,
+    /// Bytes that all open files of the mount have asked for in advance and not read yet.
+    total: Arc<AtomicU64>,
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.counted, Ordering::Relaxed);
+    }
 }
 
 impl ReadAhead {
-    /// Notes a read and says what to fetch now, if anything. `most` bounds the window, in bytes.
-    pub(crate) fn note(&mut self, offset: u64, length: u64, file_size: u64, most: u64) -> Option<Range<u64>> {
-        let end = offset.saturating_add(length);
-        let starts_file = offset == 0 && self.reached == 0;
-        let near = offset.abs_diff(self.reached) <= REORDER && (self.streak > 0 || offset >= self.reached);
-        if starts_file || near {
-            self.streak = self.streak.saturating_add(1);
-            self.reached = self.reached.max(end);
+    /// `total`: of the mount, for its budget.
+    pub(crate) fn new(total: Arc<AtomicU64>) -> Self {
+        ReadAhead { streams: Vec::new(), clock: 0, counted: 0, total }
+    }
+
+    /// Notes a read and says what to fetch now, if anything. `most` bounds the stream's window, `budget` what all open
+    /// files of the mount may have outstanding, both in bytes.
+    pub(crate) fn note(
+        &mut self,
+        offset: u64,
+        length: u64,
+        file_size: u64,
+        most: u64,
+        budget: u64,
+    ) -> Option<Range<u64>> {
+        let others = self.total.load(Ordering::Relaxed).saturating_sub(self.counted);
+        let range = self.advance(offset, length, file_size, most.min(budget.saturating_sub(others)));
+        let counted = self.streams.iter().map(Stream::outstanding).sum();
+        if counted >= self.counted {
+            self.total.fetch_add(counted - self.counted, Ordering::Relaxed);
         } else {
-            *self = ReadAhead { reached: end, fetched: end, window: 0, streak: 0 };
+            self.total.fetch_sub(self.counted - counted, Ordering::Relaxed);
+        }
+        self.counted = counted;
+        range
+    }
+
+    fn advance(&mut self, offset: u64, length: u64, file_size: u64, most: u64) -> Option<Range<u64>> {
+        let end = offset.saturating_add(length);
+        self.clock += 1;
+        let index = self.stream_of(offset);
+        let stream = self.streams.get_mut(index)?;
+        stream.used = self.clock;
+        stream.reached = stream.reached.max(end);
+        stream.streak = stream.streak.saturating_add(1);
+        if stream.streak < STREAK {
             return None;
         }
-        if self.streak < STREAK {
+        stream.fetched = stream.fetched.max(stream.reached);
+        // More is asked for when half of the window is used up, so that the link is never idle.
+        if stream.window > 0 && stream.outstanding() > stream.window / 2 {
             return None;
         }
-        self.fetched = self.fetched.max(self.reached);
-        // A new window is asked for when half of the last one is used up, so that the link is never idle.
-        if self.window > 0 && self.fetched - self.reached > self.window / 2 {
+        if stream.window == 0 || std::mem::take(&mut stream.waited) {
+            stream.window = (stream.window * 2).clamp(WINDOW_MIN, WINDOW_MAX);
+        }
+        stream.window = stream.window.min(most.max(WINDOW_MIN));
+        let target = (stream.reached + stream.window).min(file_size);
+        if target <= stream.fetched {
             return None;
         }
-        self.window = (self.window * 2).clamp(WINDOW_MIN, WINDOW_MAX).min(most.max(WINDOW_MIN));
-        let target = (self.reached + self.window).min(file_size);
-        if target <= self.fetched {
-            return None;
-        }
-        let range = self.fetched..target;
-        self.fetched = target;
+        let range = stream.fetched..target;
+        stream.fetched = target;
         Some(range)
+    }
+
+    /// Index of the stream that a read at `offset` belongs to; a new one takes the place of the least proven.
+    fn stream_of(&mut self, offset: u64) -> usize {
+        let near = self.streams.iter().enumerate();
+        let near = near.filter_map(|(index, stream)| stream.distance(offset).map(|distance| (distance, index)));
+        if let Some((_, index)) = near.min() {
+            return index;
+        }
+        let fresh = Stream { reached: offset, ..Stream::default() };
+        if self.streams.len() < STREAMS {
+            self.streams.push(fresh);
+            return self.streams.len() - 1;
+        }
+        let least = self.streams.iter().enumerate().min_by_key(|(_, stream)| (stream.streak.min(STREAK), stream.used));
+        let index = least.map_or(0, |(index, _)| index);
+        if let Some(stream) = self.streams.get_mut(index) {
+            *stream = fresh;
+        }
+        index
+    }
+
+    /// Whether the stream that was read last has now come so far that nothing is left to ask for. True once.
+    pub(crate) fn take_end(&mut self, file_size: u64) -> bool {
+        let clock = self.clock;
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.used == clock) else { return false };
+        let at_end = stream.streak >= STREAK && stream.reached.max(stream.fetched) >= file_size;
+        at_end && !std::mem::replace(&mut stream.ended, true)
+    }
+
+    /// A read at `offset` had to wait for its bytes: the window of its stream is too small.
+    pub(crate) fn waited(&mut self, offset: u64) {
+        let near = self.streams.iter_mut().filter_map(|stream| Some((stream.distance(offset)?, stream)));
+        if let Some((_, stream)) = near.min_by_key(|(distance, _)| *distance) {
+            stream.waited = true;
+        }
     }
 }
 
@@ -61,29 +170,90 @@ mod tests {
     use super::*;
 
     const KIB: u64 = 1024;
+    const STEP: u64 = 128 * KIB;
     const SIZE: u64 = 1 << 40;
 
     #[test]
-    fn a_stream_is_recognised_and_its_window_grows_to_the_limit() {
+    fn a_window_grows_while_its_reader_waits_and_no_longer() {
         let mut ahead = ReadAhead::default();
         let mut fetched = 0;
-        for index in 0..400u64 {
-            if let Some(range) = ahead.note(index * 128 * KIB, 128 * KIB, SIZE, u64::MAX) {
+        let mut note = |ahead: &mut ReadAhead, index: u64| {
+            if let Some(range) = ahead.note(index * STEP, STEP, SIZE, u64::MAX, u64::MAX) {
                 assert!(range.start >= fetched, "nothing is asked for twice");
                 fetched = range.end;
             }
+            fetched.saturating_sub((index + 1) * STEP)
+        };
+        for index in 0..400 {
+            assert!(note(&mut ahead, index) <= WINDOW_MIN);
         }
-        let reached = 400 * 128 * KIB;
-        assert!(fetched >= reached + WINDOW_MAX / 2 && fetched <= reached + WINDOW_MAX);
+        for index in 400..2000 {
+            ahead.waited(index * STEP);
+            note(&mut ahead, index);
+        }
+        assert!(note(&mut ahead, 2000) >= WINDOW_MAX / 2);
+        assert!(ahead.counted <= WINDOW_MAX);
+    }
+
+    #[test]
+    fn several_streams_of_one_file_are_told_apart() {
+        let mut ahead = ReadAhead::default();
+        let starts: Vec<u64> = (0..STREAMS as u64).map(|index| index << 30).collect();
+        let mut fetched = [0; STREAMS];
+        for step in 0..40 {
+            for (stream, start) in starts.iter().enumerate() {
+                if let Some(range) = ahead.note(start + step * STEP, STEP, SIZE, u64::MAX, u64::MAX) {
+                    assert!(range.start >= *start && range.end < start + (1 << 29));
+                    fetched[stream] = range.end;
+                }
+            }
+        }
+        for (stream, start) in starts.iter().enumerate() {
+            assert!(fetched[stream] > start + 40 * STEP);
+        }
+    }
+
+    #[test]
+    fn the_open_files_of_a_mount_share_a_budget() {
+        let total = Arc::new(AtomicU64::new(0));
+        let budget = 8 * WINDOW_MIN;
+        let mut files: Vec<ReadAhead> = (0..4).map(|_| ReadAhead::new(Arc::clone(&total))).collect();
+        for index in 0..400 {
+            for file in &mut files {
+                file.note(index * STEP, STEP, SIZE, WINDOW_MAX, budget);
+                file.waited(index * STEP);
+            }
+            // Each may have the smallest window, however many there are.
+            assert!(total.load(Ordering::Relaxed) <= budget + 4 * WINDOW_MIN);
+        }
+        assert!(total.load(Ordering::Relaxed) > 2 * WINDOW_MIN);
+        drop(files);
+        assert_eq!(total.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn random_reads_do_not_end_a_stream() {
+        let mut ahead = ReadAhead::default();
+        let mut place = 1u64;
+        let mut asked = 0;
+        ahead.note(0, STEP, SIZE, u64::MAX, u64::MAX);
+        for index in 1..100 {
+            asked += u64::from(ahead.note(index * STEP, STEP, SIZE, u64::MAX, u64::MAX).is_some());
+            for _ in 0..20 {
+                place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                assert_eq!(ahead.note((1 << 41) + (place >> 20), 4 * KIB, u64::MAX, u64::MAX, u64::MAX), None);
+            }
+        }
+        assert!(asked > 10);
     }
 
     #[test]
     fn reordered_requests_are_one_stream() {
         let mut ahead = ReadAhead::default();
         let order = [0, 2, 1, 4, 3, 5, 7, 6];
-        let asked = order.iter().filter_map(|index| ahead.note(index * 128 * KIB, 128 * KIB, SIZE, u64::MAX)).count();
+        let asked = order.iter().filter_map(|index| ahead.note(index * STEP, STEP, SIZE, u64::MAX, u64::MAX)).count();
         assert!(asked >= 1);
-        assert!(ahead.streak >= 7);
+        assert_eq!(ahead.streams.len(), 1);
     }
 
     #[test]
@@ -92,7 +262,7 @@ mod tests {
         let mut place = 1u64;
         for _ in 0..1000 {
             place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            assert_eq!(ahead.note(place >> 24, 4 * KIB, SIZE, u64::MAX), None);
+            assert_eq!(ahead.note(place >> 24, 4 * KIB, SIZE, u64::MAX, u64::MAX), None);
         }
     }
 
@@ -101,9 +271,10 @@ mod tests {
         let mut ahead = ReadAhead::default();
         let size = 700 * KIB;
         for index in 0..6 {
-            if let Some(range) = ahead.note(index * 128 * KIB, 128 * KIB, size, u64::MAX) {
+            if let Some(range) = ahead.note(index * STEP, STEP, size, u64::MAX, u64::MAX) {
                 assert!(range.end <= size && range.start < range.end);
             }
+            assert_eq!(ahead.take_end(size), index == 1, "told once, when the first window reaches the end");
         }
     }
 }

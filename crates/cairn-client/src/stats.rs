@@ -59,6 +59,18 @@ counters!(
     bytes_fetched,
     /// Bytes fetched before they were asked for.
     bytes_read_ahead,
+    /// Blocks read from the disk cache.
+    disk_cache_hits,
+    /// Bytes read from the disk cache.
+    disk_cache_bytes_read,
+    /// Bytes written to the disk cache.
+    disk_cache_bytes_written,
+    /// Blocks that the disk cache could not take in time.
+    disk_cache_skipped,
+    /// Blocks of the disk cache that were damaged and fetched again.
+    disk_cache_damaged,
+    /// Bytes that the disk cache takes on the disk.
+    disk_cache_bytes,
     /// Bytes sent to the server.
     bytes_flushed,
     /// Blobs sent to the server.

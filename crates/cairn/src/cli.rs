@@ -53,6 +53,11 @@ pub(crate) enum Command {
     Status(Status),
     /// Show the live counters of a mount.
     Stats(Stats),
+    /// Bring files of a mount into its caches before they are needed.
+    Warm(Warm),
+    /// Look at a mount's disk cache, or empty it.
+    #[command(subcommand)]
+    Cache(Cache),
     /// Check every invariant of a volume.
     Fsck(Fsck),
     /// Measure any directory, and compare it with others.
@@ -111,6 +116,12 @@ pub(crate) struct MountTuning {
     /// Memory for cached file content.
     #[arg(long, env = "CAIRN_CACHE_SIZE", default_value = "256MiB", value_name = "SIZE")]
     pub(crate) cache_size: Size,
+    /// Directory on a local disk for a second cache of file content, which survives remounts. One for each mount.
+    #[arg(long, env = "CAIRN_CACHE_DIR", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Most bytes in that directory. Some of its file system's space is left free in any case.
+    #[arg(long, env = "CAIRN_DISK_CACHE_SIZE", default_value = "20GiB", value_name = "SIZE")]
+    pub(crate) disk_cache_size: Size,
     /// Refuse every change.
     #[arg(long, env = "CAIRN_READ_ONLY")]
     pub(crate) read_only: bool,
@@ -334,6 +345,44 @@ pub(crate) struct Stats {
     /// Print again every so often.
     #[arg(long, env = "CAIRN_INTERVAL", value_parser = parse_duration, value_name = "TIME")]
     pub(crate) interval: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cairn warm /workspace/models/llama
+  cairn warm /workspace/env /workspace/data/train.bin --jobs 8
+
+With a disk cache (`cairn mount --cache-dir`) the content goes there; without one it is read into the kernel's cache.")]
+pub(crate) struct Warm {
+    /// Files and directories of a mount.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Requests at the same time.
+    #[arg(long, env = "CAIRN_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "COUNT")]
+    pub(crate) jobs: u16,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cache {
+    /// Show what a cache directory holds and which mount uses it.
+    Show {
+        directory: PathBuf,
+        /// Print JSON.
+        #[arg(long, env = "CAIRN_JSON")]
+        json: bool,
+    },
+    /// Remove cached content, the least recently used first. No mount may use the directory.
+    #[command(after_help = "\
+Examples:
+  cairn cache evict /var/cache/cairn                 everything
+  cairn cache evict /var/cache/cairn --keep 10GiB")]
+    Evict {
+        directory: PathBuf,
+        /// Bytes that may stay.
+        #[arg(long, env = "CAIRN_CACHE_KEEP", default_value = "0", value_name = "SIZE")]
+        keep: Size,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -1,7 +1,7 @@
 //! From the flags of [`crate::cli::Connection`] to a server.
 
 use anyhow::{Context, Result};
-use cairn_client::{AdminClient, AdminError, ConnectOptions, OpenError, ServerAddress};
+use cairn_client::{AdminClient, AdminError, ConnectOptions, OpenError, OpenVolumeError, ServerAddress};
 use cairn_wire::admin::{AdminReply, AdminRequest};
 
 use crate::cli::Connection;
@@ -51,13 +51,20 @@ pub(crate) fn admin_error(error: AdminError) -> anyhow::Error {
     WithExit(exit, error.to_string()).into()
 }
 
-pub(crate) fn open_error(error: OpenError) -> anyhow::Error {
+fn open_error(error: OpenError) -> anyhow::Error {
     let exit = match &error {
         OpenError::Unreachable { .. } => Exit::Unreachable,
         OpenError::Refused(_) => Exit::Refused,
         _ => Exit::Failure,
     };
     WithExit(exit, error.to_string()).into()
+}
+
+pub(crate) fn open_volume_error(error: OpenVolumeError) -> anyhow::Error {
+    match error {
+        OpenVolumeError::Session(error) => open_error(error),
+        error @ OpenVolumeError::DiskCache(_) => WithExit(Exit::CannotMount, error.to_string()).into(),
+    }
 }
 
 /// The server answered with something this command did not ask for.

@@ -52,6 +52,8 @@ fn run() -> Result<ExitCode> {
         Command::Volume(command) => commands::volume::run(command),
         Command::Status(options) => commands::status::run(&options),
         Command::Stats(options) => commands::stats::run(&options),
+        Command::Warm(options) => commands::warm::run(&options),
+        Command::Cache(command) => commands::cache::run(&command),
         Command::Fsck(options) => commands::fsck::run(&options),
         Command::Bench(options) => commands::bench::run(&options),
         Command::Key(command) => commands::key::run(command),

@@ -1,4 +1,5 @@
-//! Fetching blocks: what is missing is asked for in few large requests, and never twice at the same time.
+//! Fetching blocks: what is missing is read from the disk cache or asked for in few large requests, and never twice at
+//! the same time.
 //!
 //! A fetch runs in a task of its own, so that a reader that gives up does not harm another that waits for the same block.
 
@@ -12,6 +13,7 @@ use cairn_wire::message::{BlobPart, BlobRange};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::disk::{DiskCache, Found};
 use super::{BLOCK, BlockCache, BlockKey, Part};
 use crate::session::Session;
 use crate::stats::{Counters, add};
@@ -21,8 +23,8 @@ const RANGE_MAX: u32 = 1024 * 1024;
 const REQUEST_MAX: u32 = 2 * 1024 * 1024;
 /// Most ranges of one request.
 const RANGES_MAX: usize = 512;
-/// A part below this size is copied out of the response that it came with, which would otherwise stay in memory whole.
-const COPY_BELOW: usize = 64 * 1024;
+/// Most blocks that one thread reads from the disk cache, one after the other.
+const DISK_RUN: usize = 8;
 
 /// Bytes `from..to` of a blob, inside one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub(crate) struct Want {
 }
 
 impl Want {
-    fn key(&self) -> BlockKey {
+    pub(crate) fn key(&self) -> BlockKey {
         BlockKey { blob: self.blob, index: self.from / BLOCK }
     }
 }
@@ -88,16 +90,37 @@ impl Drop for Request {
     }
 }
 
-/// The memory cache and what is being fetched into it.
+/// The caches and what is being fetched into them.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     cache: BlockCache,
+    disk: OnceLock<DiskCache>,
     under_way: UnderWay,
 }
 
+/// From where and how blocks are fetched.
+#[derive(Clone)]
+pub(crate) struct FetchContext {
+    pub session: Session,
+    pub counters: Arc<Counters>,
+    pub runtime: tokio::runtime::Handle,
+}
+
 impl Blocks {
+    /// `budget`: of the memory cache, in bytes.
     pub(crate) fn new(budget: u64) -> Self {
-        Blocks { cache: BlockCache::new(budget), under_way: UnderWay::default() }
+        Blocks { cache: BlockCache::new(budget), disk: OnceLock::new(), under_way: UnderWay::default() }
+    }
+
+    /// Puts a disk cache behind the memory cache, once.
+    pub(crate) fn attach_disk(&self, disk: DiskCache) {
+        if self.disk.set(disk).is_err() {
+            tracing::warn!("a mount has one disk cache; a second one is ignored");
+        }
+    }
+
+    pub(crate) fn disk(&self) -> Option<&DiskCache> {
+        self.disk.get()
     }
 
     pub(crate) fn cache(&self) -> &BlockCache {
@@ -105,13 +128,7 @@ impl Blocks {
     }
 
     /// Begins to fetch what is not under way yet. One [`Fetch`] for each want, in their order.
-    pub(crate) fn fetch(
-        self: &Arc<Self>,
-        session: &Session,
-        counters: &Arc<Counters>,
-        runtime: &tokio::runtime::Handle,
-        wants: &[Want],
-    ) -> Vec<Arc<Fetch>> {
+    pub(crate) fn fetch(self: &Arc<Self>, context: &FetchContext, wants: &[Want]) -> Vec<Arc<Fetch>> {
         let mut fetches = Vec::with_capacity(wants.len());
         let mut fresh = Vec::new();
         {
@@ -132,21 +149,65 @@ impl Blocks {
                 fetches.push(fetch);
             }
         }
-        for (ranges, fetches) in group(fresh) {
-            add(&counters.block_misses, fetches.len() as u64);
-            let request = Request { under_way: Arc::clone(&self.under_way), fetches };
-            let (blocks, session, counters) = (Arc::clone(self), session.clone(), Arc::clone(counters));
-            runtime.spawn(async move {
-                match session.read_blobs(ranges.clone()).await {
+        if let Some(disk) = self.disk() {
+            let mut near = Vec::new();
+            fresh.retain(|fetch| match disk.find(fetch.want) {
+                Some(found) => {
+                    near.push((Arc::clone(fetch), found));
+                    false
+                }
+                None => true,
+            });
+            while !near.is_empty() {
+                let rest = near.split_off(near.len().min(DISK_RUN));
+                self.fetch_from_disk(context, std::mem::replace(&mut near, rest));
+            }
+        }
+        self.fetch_from_server(context, fresh);
+        fetches
+    }
+
+    fn request(&self, fetches: Vec<Arc<Fetch>>) -> Request {
+        Request { under_way: Arc::clone(&self.under_way), fetches }
+    }
+
+    fn fetch_from_disk(self: &Arc<Self>, context: &FetchContext, members: Vec<(Arc<Fetch>, Found)>) {
+        let (fetches, found): (Vec<_>, Vec<_>) = members.into_iter().unzip();
+        let mut request = self.request(fetches);
+        let (blocks, context) = (Arc::clone(self), context.clone());
+        context.runtime.clone().spawn_blocking(move || {
+            let Some(disk) = blocks.disk() else { return };
+            let mut damaged = Vec::new();
+            for (fetch, found) in request.fetches.iter().zip(&found) {
+                match disk.read(found) {
+                    Some(part) => {
+                        blocks.cache.insert(fetch.want.key(), part.clone());
+                        fetch.finish(Ok(part));
+                    }
+                    None => damaged.push(Arc::clone(fetch)),
+                }
+            }
+            request.fetches.retain(|fetch| fetch.outcome.get().is_some());
+            blocks.fetch_from_server(&context, damaged);
+        });
+    }
+
+    fn fetch_from_server(self: &Arc<Self>, context: &FetchContext, fetches: Vec<Arc<Fetch>>) {
+        for (ranges, fetches) in group(fetches) {
+            add(&context.counters.block_misses, fetches.len() as u64);
+            let request = self.request(fetches);
+            let (blocks, context) = (Arc::clone(self), context.clone());
+            context.runtime.clone().spawn(async move {
+                match context.session.read_blobs(ranges.clone()).await {
                     Ok(parts) => {
-                        add(&counters.bytes_fetched, parts.iter().map(|(_, data)| data.len() as u64).sum());
+                        let bytes = parts.iter().map(|(_, data)| data.len() as u64).sum();
+                        add(&context.counters.bytes_fetched, bytes);
                         blocks.deliver(&request, &ranges, &parts);
                     }
                     Err(errno) => request.fetches.iter().for_each(|fetch| fetch.finish(Err(errno))),
                 }
             });
         }
-        fetches
     }
 
     fn deliver(&self, request: &Request, ranges: &[BlobRange], parts: &[(BlobPart, Bytes)]) {
@@ -160,7 +221,10 @@ impl Blocks {
                 if let Ok(part) = &outcome {
                     self.cache.insert(want.key(), part.clone());
                 }
-                fetch.finish(outcome);
+                fetch.finish(outcome.clone());
+                if let (Some(disk), Ok(part)) = (self.disk(), outcome) {
+                    disk.offer(want.key(), part);
+                }
             }
         }
     }
@@ -174,9 +238,8 @@ fn cut(want: Want, offset: u32, data: &Bytes) -> Option<Part> {
     if start > want.from || end < want.to {
         return None;
     }
-    let slice = data.slice((start - offset) as usize..(end - offset) as usize);
-    let data = if slice.len() < COPY_BELOW { Bytes::copy_from_slice(&slice) } else { slice };
-    Some(Part { offset: start, data })
+    let slice = data.get((start - offset) as usize..(end - offset) as usize)?;
+    Some(Part { offset: start, data: Bytes::copy_from_slice(slice) })
 }
 
 /// Joins neighbouring blocks into ranges, and ranges into requests.

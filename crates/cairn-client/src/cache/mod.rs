@@ -1,8 +1,10 @@
-//! The memory cache of blob content: least recently used blocks under one budget.
+//! The memory cache of blob content: least recently used blocks under one budget. Behind it, the [`disk`] cache.
 //!
 //! Blobs are immutable, so a cached block is never stale and no lease concerns it. A block may be cached in part: a blob
-//! is only fetched as far as an extent reaches into it. Fetches of the same block are shared ([`fetch`]).
+//! is only fetched as far as an extent reaches into it. Fetches of the same block are shared ([`fetch`]). Every part that
+//! is kept owns its bytes alone: one that shared the buffer of the response it came with would keep all of it in memory.
 
+pub(crate) mod disk;
 pub(crate) mod fetch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,6 +79,11 @@ impl BlockCache {
     pub(crate) fn get(&self, blob: BlobId, from: u32, to: u32) -> Option<Bytes> {
         let key = BlockKey { blob, index: from / BLOCK };
         self.shard(key).lock().blocks.get(&key)?.slice(from, to)
+    }
+
+    /// What is cached of a block.
+    pub(crate) fn part(&self, key: BlockKey) -> Option<Part> {
+        self.shard(key).lock().blocks.peek(&key).cloned()
     }
 
     /// Keeps a part of a block, unless what is kept already covers it.

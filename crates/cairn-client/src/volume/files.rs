@@ -9,6 +9,7 @@ use cairn_wire::message::LeaseReturn;
 
 use super::{CloseError, Shared};
 use crate::api::{Handle, Opened};
+use crate::cache::disk::DiskCache;
 use crate::inodes::{Node, NodeState};
 use crate::writeback::FLUSH_SOON;
 
@@ -200,6 +201,12 @@ impl Shared {
         let free = self.room.take_free();
         self.session.give_back(free.bytes, free.nodes);
         self.writeback.stop();
+        let shared = Arc::clone(self);
+        // A moment for what is still to be written to the disk cache.
+        let closed = self.runtime.spawn_blocking(move || shared.blocks.disk().map(DiskCache::close)).await;
+        if closed.is_err() {
+            tracing::error!("the disk cache could not be closed in good order");
+        }
         self.session.clone().close().await;
         if lost > 0 {
             let recovery = self.recovery_folder().display().to_string();

@@ -19,7 +19,9 @@ mod files;
 mod locks;
 mod names;
 mod read;
+mod series;
 pub(crate) mod space;
+mod warm;
 mod write;
 mod xattrs;
 
@@ -40,11 +42,13 @@ use crate::api::{
     AttrReply, Caller, DirEntry, Entry, FileSystem, Handle, KernelCache, Lookup, Opened, SeekTarget, VolumeUsage,
     WriteFlags,
 };
+use crate::cache::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 use crate::cache::fetch::Blocks;
 use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
 use crate::inodes::Table;
 use crate::memory;
+use crate::readahead::WINDOW_MAX;
 use crate::room::Room;
 use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
@@ -54,9 +58,12 @@ use crate::writeback::journal::Journal;
 /// How a volume is used here.
 #[derive(Clone, Debug)]
 pub struct VolumeOptions {
-    /// Budget of the memory cache of file content, in bytes.
+    /// Budget of the memory cache of file content, in bytes; at most a quarter of the memory that this process may use.
     pub cache_bytes: u64,
-    /// Most bytes that are written here and not yet at the server; writers wait beyond it.
+    /// A cache on a local disk behind the one in memory.
+    pub disk_cache: Option<DiskCacheOptions>,
+    /// Most bytes that are written here and not yet at the server; writers wait beyond it. At most an eighth of the
+    /// memory that this process may use.
     pub dirty_bytes: u64,
     /// Largest read-ahead of one open file, in bytes.
     pub read_ahead_bytes: u64,
@@ -80,8 +87,9 @@ impl Default for VolumeOptions {
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")));
         VolumeOptions {
             cache_bytes: (memory / 8).min(1 << 30),
+            disk_cache: None,
             dirty_bytes: (memory / 8).min(256 << 20),
-            read_ahead_bytes: 16 << 20,
+            read_ahead_bytes: WINDOW_MAX,
             nodes: 200_000,
             flush_delay: Duration::from_secs(1),
             read_only: false,
@@ -91,12 +99,42 @@ impl Default for VolumeOptions {
     }
 }
 
+impl VolumeOptions {
+    /// Lowers what would not leave room for the rest of the process in `memory` bytes.
+    fn fit_into(&mut self, memory: u64) {
+        for (what, bytes, most) in
+            [("cache", &mut self.cache_bytes, memory / 4), ("write buffer", &mut self.dirty_bytes, memory / 8)]
+        {
+            if *bytes > most {
+                tracing::info!(
+                    memory,
+                    "the {what} is limited to {most} bytes, because this process may use little memory"
+                );
+                *bytes = most;
+            }
+        }
+    }
+}
+
 /// Extended attribute of a mount's root whose value is the mount's own report (its counters), made when it is read.
 /// It is in no listing, so that programs which copy attributes do not meet it.
 pub const STATS_ATTRIBUTE: &str = "cairn.stats";
 
+/// `cairn.warm:OFFSET:LENGTH`, an extended attribute of every file that is in no listing: reading it brings that range
+/// into the disk cache and answers `BYTES_THERE/BYTES_IN_ALL/CACHE_LIMIT`, or `none` on a mount without a disk cache.
+pub const WARM_ATTRIBUTE: &str = "cairn.warm";
+
 /// Makes the value of [`STATS_ATTRIBUTE`].
 pub type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// Why a volume cannot be used here. Each is a sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenVolumeError {
+    #[error(transparent)]
+    Session(#[from] OpenError),
+    #[error(transparent)]
+    DiskCache(#[from] DiskCacheError),
+}
 
 /// What could not be done when a volume was closed.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +159,7 @@ pub(crate) struct Shared {
     pub blocks: Arc<Blocks>,
     pub room: Room,
     pub handles: Handles,
+    pub series: series::Series,
     pub locks: HeldLocks,
     pub counters: Arc<Counters>,
     pub kernel: OnceLock<Arc<dyn KernelCache>>,
@@ -154,7 +193,13 @@ impl Volume {
     ///
     /// # Errors
     /// A sentence for the user.
-    pub async fn open(session: SessionOptions, options: VolumeOptions, runtime: Runtime) -> Result<Volume, OpenError> {
+    pub async fn open(
+        session: SessionOptions,
+        mut options: VolumeOptions,
+        runtime: Runtime,
+    ) -> Result<Volume, OpenVolumeError> {
+        options.fit_into(memory::limit());
+        let owner = format!("the mount at {} (pid {})", session.info.directory, session.info.pid);
         let made: OnceLock<Arc<Shared>> = OnceLock::new();
         Session::open(session, |session| {
             let shared = Arc::new(Shared {
@@ -164,6 +209,7 @@ impl Volume {
                 blocks: Arc::new(Blocks::new(options.cache_bytes)),
                 room: Room::new(),
                 handles: Handles::default(),
+                series: series::Series::default(),
                 locks: HeldLocks::default(),
                 counters: Arc::default(),
                 kernel: OnceLock::new(),
@@ -181,8 +227,13 @@ impl Volume {
         })
         .await?;
         let Some(shared) = made.into_inner() else {
-            return Err(OpenError::Protocol { address: String::new(), reason: "the session never began".to_owned() });
+            let reason = "the session never began".to_owned();
+            return Err(OpenError::Protocol { address: String::new(), reason }.into());
         };
+        if let Err(error) = shared.open_disk_cache(owner).await {
+            shared.session.clone().close().await;
+            return Err(error.into());
+        }
         shared.start_background();
         Ok(Volume(shared))
     }
@@ -216,6 +267,7 @@ impl Volume {
         let counters = &shared.counters;
         counters.dirty_bytes.store(shared.writeback.dirty(), Ordering::Relaxed);
         counters.cached_bytes.store(shared.blocks.cache().bytes(), Ordering::Relaxed);
+        counters.disk_cache_bytes.store(shared.blocks.disk().map_or(0, DiskCache::bytes), Ordering::Relaxed);
         counters.nodes.store(shared.table.len() as u64, Ordering::Relaxed);
         counters.journal_waiting.store(shared.journal.len(), Ordering::Relaxed);
         counters.room_drawn.store(shared.room.drawn().bytes, Ordering::Relaxed);
@@ -232,9 +284,26 @@ impl Volume {
     }
 }
 
+impl Shared {
+    async fn open_disk_cache(self: &Arc<Self>, owner: String) -> Result<(), DiskCacheError> {
+        let Some(options) = self.options.disk_cache.clone() else { return Ok(()) };
+        let directory = options.directory.clone();
+        let (volume, counters) = (self.session.volume().id.clone(), Arc::clone(&self.counters));
+        // Reading its index takes a moment.
+        let opened = self.runtime.spawn_blocking(move || DiskCache::open(&options, &volume, &owner, &counters)).await;
+        let disk = opened.map_err(|error| DiskCacheError::Io { directory, source: error.into() })??;
+        self.blocks.attach_disk(disk);
+        Ok(())
+    }
+}
+
 impl FileSystem for Volume {
     async fn lookup(&self, parent: Ino, name: Name) -> FsResult<Lookup> {
-        self.0.lookup(parent, name).await
+        let found = self.0.lookup(parent, name.clone()).await;
+        if let Ok(Lookup::Found(entry)) = &found {
+            self.0.series.note(parent, &name, &entry.attr);
+        }
+        found
     }
 
     fn forget(&self, ino: Ino, references: u64) {
@@ -348,6 +417,9 @@ impl FileSystem for Volume {
             && let Some(report) = self.0.report.get()
         {
             return Ok(report().into());
+        }
+        if let Some(range) = warm::range_asked_for(&name) {
+            return self.0.warm(ino, range).await;
         }
         self.0.get_xattr(ino, name).await
     }

@@ -12,7 +12,7 @@ use super::Shared;
 use super::core::unfitting;
 use super::write::by_chunk;
 use crate::api::Handle;
-use crate::cache::fetch::Want;
+use crate::cache::fetch::{FetchContext, Want};
 use crate::cache::{BLOCK, Part};
 use crate::extents::{ExtentMap, Known};
 use crate::inodes::{Node, NodeState};
@@ -144,7 +144,12 @@ impl Shared {
             if !std::mem::replace(&mut noted, true) {
                 self.read_ahead(&node, handle, offset, u64::from(length), size);
             }
-            let pieces = match self.collect(parts).await {
+            let mut waited = false;
+            let collected = self.collect(parts, &mut waited).await;
+            if waited && let Some(handle) = self.handles.file(handle) {
+                handle.state.lock().read_ahead.waited(offset);
+            }
+            let pieces = match collected {
                 Ok(pieces) => pieces,
                 Err(Errno::ENOENT) => {
                     gone += 1;
@@ -178,8 +183,9 @@ impl Shared {
         Err(Errno::EIO)
     }
 
-    /// Turns a plan into bytes, fetching what is not cached. `ENOENT` if a blob is gone.
-    async fn collect(&self, parts: Vec<Origin>) -> FsResult<Vec<Bytes>> {
+    /// Turns a plan into bytes, fetching what is not cached; `waited` tells whether that was needed. `ENOENT` if a blob is
+    /// gone.
+    async fn collect(&self, parts: Vec<Origin>, waited: &mut bool) -> FsResult<Vec<Bytes>> {
         let mut pieces: Vec<Bytes> = Vec::with_capacity(parts.len());
         let mut missing: Vec<(usize, Want)> = Vec::new();
         for part in parts {
@@ -200,8 +206,9 @@ impl Shared {
         if missing.is_empty() {
             return Ok(pieces);
         }
+        *waited = true;
         let wants: Vec<Want> = missing.iter().map(|(_, want)| *want).collect();
-        let fetches = self.blocks.fetch(&self.session, &self.counters, &self.runtime, &wants);
+        let fetches = self.blocks.fetch(&self.fetch_context(), &wants);
         for ((index, want), fetch) in missing.into_iter().zip(fetches) {
             let part: Part = fetch.wait().await?;
             let data = part.slice(want.from, want.to).ok_or(Errno::EIO)?;
@@ -210,6 +217,14 @@ impl Shared {
             }
         }
         Ok(pieces)
+    }
+
+    pub(super) fn fetch_context(&self) -> FetchContext {
+        FetchContext {
+            session: self.session.clone(),
+            counters: Arc::clone(&self.counters),
+            runtime: self.runtime.clone(),
+        }
     }
 
     /// Asks for the extents around `chunk`, under the lease that is held.
@@ -242,38 +257,55 @@ impl Shared {
             return;
         }
         let most = self.options.read_ahead_bytes.min(self.options.cache_bytes / 4);
-        let Some(range) = handle.state.lock().read_ahead.note(offset, length, size, most) else { return };
-        let (shared, node) = (Arc::clone(self), Arc::clone(node));
+        // What is fetched ahead must still be there when it is read.
+        let budget = self.options.cache_bytes / 2;
+        let (range, ends) = {
+            let ahead = &mut handle.state.lock().read_ahead;
+            (ahead.note(offset, length, size, most, budget), ahead.take_end(size))
+        };
+        if range.is_none() && !ends {
+            return;
+        }
+        let (shared, ino) = (Arc::clone(self), node.ino);
         self.runtime.spawn(async move {
-            if let Err(errno) = shared.prefetch(&node, range).await {
-                tracing::debug!(ino = %node.ino, ?errno, "reading ahead failed");
+            if let Some(range) = range
+                && let Err(errno) = shared.prefetch(ino, range).await
+            {
+                tracing::debug!(%ino, ?errno, "reading ahead failed");
+            }
+            if ends {
+                shared.begin_next_of_series(ino).await;
             }
         });
     }
 
-    async fn prefetch(&self, node: &Arc<Node>, range: Range<u64>) -> FsResult<()> {
+    /// The blobs that `range` of a file consists of, clipped at the end of the file; `None` without its lease.
+    pub(super) async fn blobs_of(&self, ino: Ino, range: Range<u64>) -> FsResult<Option<Vec<Want>>> {
+        let node = self.table.get_or_insert(ino);
         for _ in 0..ATTEMPTS {
             let plan = self.plan(&node.lock(), range.start, range.end - range.start)?;
-            let parts = match plan {
-                Plan::Ready { parts, .. } => parts,
-                Plan::Lease => return Ok(()),
-                Plan::Extents(chunk) => {
-                    self.fetch_extents(node, chunk).await?;
-                    continue;
+            match plan {
+                Plan::Ready { parts, .. } => {
+                    let blobs = parts.into_iter().filter_map(|part| match part {
+                        Origin::Blob(want) => Some(want),
+                        _ => None,
+                    });
+                    return Ok(Some(blobs.collect()));
                 }
-            };
-            let cache = self.blocks.cache();
-            let wants: Vec<Want> = parts
-                .into_iter()
-                .filter_map(|part| match part {
-                    Origin::Blob(want) if cache.get(want.blob, want.from, want.to).is_none() => Some(want),
-                    _ => None,
-                })
-                .collect();
-            add(&self.counters.bytes_read_ahead, wants.iter().map(|want| u64::from(want.to - want.from)).sum());
-            self.blocks.fetch(&self.session, &self.counters, &self.runtime, &wants);
-            return Ok(());
+                Plan::Lease => return Ok(None),
+                Plan::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
+            }
         }
+        Err(Errno::EIO)
+    }
+
+    /// Fetches what will be read soon, unless the file's lease is gone meanwhile.
+    pub(super) async fn prefetch(&self, ino: Ino, range: Range<u64>) -> FsResult<()> {
+        let Some(mut wants) = self.blobs_of(ino, range).await? else { return Ok(()) };
+        let cache = self.blocks.cache();
+        wants.retain(|want| cache.get(want.blob, want.from, want.to).is_none());
+        add(&self.counters.bytes_read_ahead, wants.iter().map(|want| u64::from(want.to - want.from)).sum());
+        self.blocks.fetch(&self.fetch_context(), &wants);
         Ok(())
     }
 }

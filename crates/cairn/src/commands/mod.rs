@@ -1,6 +1,7 @@
 //! One module for each command.
 
 pub(crate) mod bench;
+pub(crate) mod cache;
 pub(crate) mod dev;
 pub(crate) mod fsck;
 pub(crate) mod key;
@@ -13,3 +14,4 @@ pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod umount;
 pub(crate) mod volume;
+pub(crate) mod warm;

@@ -113,13 +113,15 @@ fn open_log(path: &Path) -> Result<File> {
 }
 
 /// Options of `mount -o` that are flags of this program, with the flags they stand for.
-const HELPER_FLAGS: [(&str, &str); 14] = [
+const HELPER_FLAGS: [(&str, &str); 16] = [
     ("server", "--server"),
     ("key", "--key"),
     ("key_file", "--key-file"),
     ("tls_ca", "--tls-ca"),
     ("cache_size", "--cache-size"),
     ("transport", "--transport"),
+    ("cache_dir", "--cache-dir"),
+    ("disk_cache_size", "--disk-cache-size"),
     ("threads", "--threads"),
     ("server_timeout", "--server-timeout"),
     ("log_file", "--log-file"),

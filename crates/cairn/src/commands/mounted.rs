@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cairn_client::api::FileSystem;
-use cairn_client::{ConnectOptions, SessionOptions, Volume, VolumeOptions};
+use cairn_client::{ConnectOptions, DiskCacheOptions, SessionOptions, Volume, VolumeOptions};
 use cairn_fuse::{Mount, MountError, MountOptions};
 use cairn_wire::handshake::MountInfo;
 
@@ -54,13 +54,14 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     session.give_up_after = plan.tuning.server_timeout;
     let options = VolumeOptions {
         cache_bytes: plan.tuning.cache_size.0,
+        disk_cache: disk_cache(&plan.tuning),
         read_only: plan.tuning.read_only,
         noatime: plan.tuning.noatime,
         recovery_dir: paths::recovery_directory(),
         ..VolumeOptions::default()
     };
     let runtime = tokio::runtime::Handle::current();
-    let volume = Volume::open(session, options, runtime.clone()).await.map_err(connect::open_error)?;
+    let volume = Volume::open(session, options, runtime.clone()).await.map_err(connect::open_volume_error)?;
     let name = volume.info().name.clone();
 
     let mut mount_options = MountOptions::new(directory.clone(), name.clone());
@@ -86,6 +87,11 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     let (of_volume, of_mount) = (volume.downgrade(), Arc::downgrade(&mount));
     volume.answer_stats_with(Box::new(move || report::json(&of_volume, &of_mount)));
     Ok(Live { volume, mount, name, directory, foreground: plan.foreground })
+}
+
+fn disk_cache(tuning: &MountTuning) -> Option<DiskCacheOptions> {
+    let directory = tuning.cache_dir.clone()?;
+    Some(DiskCacheOptions { directory, limit: tuning.disk_cache_size.0 })
 }
 
 fn mount_error(error: &MountError) -> anyhow::Error {

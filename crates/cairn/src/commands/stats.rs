@@ -47,7 +47,7 @@ pub(crate) fn read(directory: &Path) -> Result<Map<String, Value>> {
     }
 }
 
-fn get_attribute(path: &Path, name: &OsStr) -> Result<Vec<u8>> {
+pub(crate) fn get_attribute(path: &Path, name: &OsStr) -> Result<Vec<u8>> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let name = CString::new(name.as_bytes())?;
     // The kernel's own limit for a value (XATTR_SIZE_MAX).
