@@ -55,6 +55,8 @@ fn run() -> Result<ExitCode> {
         Command::Warm(options) => commands::warm::run(&options),
         Command::Cache(command) => commands::cache::run(&command),
         Command::Fsck(options) => commands::fsck::run(&options),
+        Command::Import(options) => commands::transfer::import(&options),
+        Command::Export(options) => commands::transfer::export(&options),
         Command::Bench(options) => commands::bench::run(&options),
         Command::Key(command) => commands::key::run(command),
         Command::Completions { shell } => {

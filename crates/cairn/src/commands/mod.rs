@@ -12,6 +12,7 @@ pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod stats;
 pub(crate) mod status;
+pub(crate) mod transfer;
 pub(crate) mod umount;
 pub(crate) mod volume;
 pub(crate) mod warm;
