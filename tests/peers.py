@@ -88,7 +88,7 @@ def cairn(lab: harness.Lab, *flags: str) -> Iterator[Peer]:
     server.create_volume("bench", "200GiB")
     mount = lab.mount(server, "bench", *flags, tcp=True)
     note = "server in a process of its own, TCP over loopback"
-    peer = Peer("cairn", mount.path, server.data, note, mount.stop_orderly, mount.start, "--disk-cache" in flags)
+    peer = Peer("cairn", mount.path, server.data, note, mount.stop_orderly, mount.start, "--cache-dir" in flags)
     yield peer
     if peer.mounted:
         mount.stop()
