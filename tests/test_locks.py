@@ -140,6 +140,25 @@ def test_waiting_for_a_lock(two_mounts, family: str):
     waiting[0].release()
 
 
+@pytest.mark.parametrize("where", ["same mount", "other mount"])
+def test_unlocking_wakes_a_waiter_while_the_file_stays_open(two_mounts, where: str):
+    first, second = two_mounts
+    (first / "file").write_bytes(bytes(1000))
+    path = (first if where == "same mount" else second) / "file"
+    with open(first / "file", "r+b") as held:
+        for kind in ("shared", "exclusive"):
+            fcntl.flock(held, fcntl.LOCK_EX)
+            waiting: list[Holder] = []
+            thread = threading.Thread(target=lambda kind=kind: waiting.append(Holder(path, "flock", kind)))
+            thread.start()
+            time.sleep(0.3)
+            assert not waiting, "two hold the same lock"
+            fcntl.flock(held, fcntl.LOCK_UN)
+            thread.join(10)
+            assert waiting, "the waiter was never woken"
+            waiting[0].release()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_killed_holder_lets_go(two_mounts, family: str):
     first, second = two_mounts

@@ -133,7 +133,7 @@ impl LockTable {
     pub(super) fn set(&mut self, session: SessionId, lock: &FileLock, wait: Option<WaitId>) -> SetOutcome {
         let wanted = held(session, lock);
         if lock.kind == LockKind::Unlock {
-            self.unlock(wanted.owner, lock.ino, lock.family, lock.range);
+            self.unlock(wanted.owner, lock.ino, wanted.family, wanted.range);
             return SetOutcome::Done;
         }
         if lock.family == LockFamily::Flock {

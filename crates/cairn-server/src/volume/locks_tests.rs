@@ -96,6 +96,19 @@ fn a_ring_of_waits_is_refused() {
 }
 
 #[test]
+fn giving_a_flock_back_gives_all_of_it_back_whatever_range_is_named() {
+    let mut table = LockTable::default();
+    // The kernel names the range that file offsets have.
+    let named = |kind, owner| lock(LockFamily::Flock, kind, owner, 0, i64::MAX as u64);
+    set(&mut table, 1, named(LockKind::Exclusive, 1));
+    assert_eq!(table.set(SessionId(1), &named(LockKind::Shared, 2), Some(id(1, 1))), conflict(1));
+    set(&mut table, 1, named(LockKind::Unlock, 1));
+    assert_eq!(table.take_granted(), [id(1, 1)]);
+    set(&mut table, 1, named(LockKind::Unlock, 2));
+    assert!(table.files.is_empty());
+}
+
+#[test]
 fn converting_a_flock_gives_up_the_old_one() {
     let mut table = LockTable::default();
     set(&mut table, 1, flock(LockKind::Shared, 1));
