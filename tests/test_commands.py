@@ -225,7 +225,8 @@ def test_a_stale_mount(lab: harness.Lab, server: harness.Server, own_mount: harn
     own_mount.process.kill()
     with pytest.raises(OSError) as caught:
         os.listdir(own_mount.path)
-    assert caught.value.errno == 107
+    # ECONNABORTED, ECANCELED: while the kernel takes the rings of a killed process apart.
+    assert caught.value.errno in (107, 103, 125)
     log = lab.root / "stale.log"
     result = lab.run("mount", "vol", str(own_mount.path), "--server", server.address, "--log-file", str(log), check=False)
     if result.returncode == 0:

@@ -46,7 +46,8 @@ fn check_directory(options: &MountOptions) -> Result<PathBuf, MountError> {
     let explain = |source: io::Error| match source.raw_os_error() {
         Some(libc::ENOENT) => MountError::DirectoryMissing(directory.clone()),
         Some(libc::ENOTDIR) => MountError::NotADirectory(directory.clone()),
-        Some(libc::ENOTCONN) => MountError::Stale(directory.clone()),
+        // The others: the daemon has just been killed, and the kernel is still taking its rings apart.
+        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED) => MountError::Stale(directory.clone()),
         _ => MountError::Io { action: "look into", directory: directory.clone(), source },
     };
     if !fs::metadata(directory).map_err(explain)?.is_dir() {

@@ -137,7 +137,7 @@ impl Live {
 fn absolute(directory: &Path) -> Result<PathBuf> {
     if let Err(error) = std::fs::create_dir_all(directory)
         && error.kind() != std::io::ErrorKind::AlreadyExists
-        && error.raw_os_error() != Some(libc::ENOTCONN)
+        && !matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED))
     {
         let message = format!("cannot make the directory {}: {error}", directory.display());
         return Err(WithExit(Exit::CannotMount, message).into());
