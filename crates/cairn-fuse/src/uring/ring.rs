@@ -3,8 +3,9 @@
 //! A slot is either in the kernel's hands (`Place::Kernel`: empty, waiting for a request) or out (`Place::Out`: its
 //! request is being served). The kernel writes into a slot only while this thread is inside a system call, and only
 //! this thread submits. **A queue is never without a slot in the kernel's hands** for longer than one turn of the
-//! loop: when all are out, one more is registered. Otherwise a request would wait for others to be answered, and one of
-//! these may wait for exactly that request: a lock for its unlocking, a recalled lease for dirty pages to be written.
+//! loop: when fewer than [`RESERVE`] are left, more are registered. The reserve is there because a request that came while
+//! all were out has been seen to wait for an answer to another, even if slots were registered meanwhile (Linux 6.18); one of
+//! the others may wait for exactly that request: a lock for its unlocking, a recalled lease for dirty pages to be written.
 
 use std::io;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ const COMPLETIONS: u32 = 512;
 
 /// Most slots of one queue. Each that is in use stands for a thread that waits in the kernel, and takes some pages while it does.
 const SLOTS_MAX: usize = 1024;
+
+/// Slots that each queue has in the kernel's hands when a turn begins: more requests than come on one CPU in a turn. Unused
+/// ones cost address space only.
+const RESERVE: usize = 64;
 
 /// Most slots of a queue that waits for locks may take: other requests end by themselves, these might not.
 const LOCK_WAITS_MAX: usize = SLOTS_MAX / 2;
@@ -225,11 +230,12 @@ impl Ring {
         self.push(command);
     }
 
-    /// Keeps the invariant that no queue is without a slot in the kernel's hands.
+    /// Keeps the invariant that no queue is without slots in the kernel's hands.
     fn grow(&mut self, device: &Device) -> io::Result<()> {
-        for position in 0..self.queues.len() {
-            let Some(queue) = self.queues.get_mut(position) else { break };
-            if queue.waiting > 0 || queue.slots >= SLOTS_MAX {
+        let mut position = 0;
+        while let Some(queue) = self.queues.get_mut(position) {
+            if queue.waiting >= RESERVE || queue.slots >= SLOTS_MAX {
+                position += 1;
                 continue;
             }
             let index = self.places.iter().position(|place| matches!(place, Place::Dead)).unwrap_or(self.places.len());
@@ -237,6 +243,7 @@ impl Ring {
                 Ok(slot) => slot,
                 Err(error) => {
                     tracing::warn!(%error, "no memory for one more request at a time; it waits for another's end");
+                    position += 1;
                     continue;
                 }
             };
