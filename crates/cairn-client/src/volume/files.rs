@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_types::{Errno, FileKind, FsResult, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
 use cairn_wire::message::LeaseReturn;
@@ -23,13 +23,18 @@ impl Shared {
             self.writable()?;
         }
         loop {
+            // From here on a recall is answered with word that the file is about to be opened.
+            self.table.get_or_insert(ino).lock().named_at = Some(Instant::now());
             let node = self.acquire(ino, LeaseMode::Shared).await?;
             let mut state = node.lock();
             // The lease that was just had may be gone again; an open file must be known to the server by one.
             if !self.usable(&state, LeaseMode::Shared) {
                 continue;
             }
-            if state.opens == 0 && (state.removed || state.attr.is_some_and(|attr| attr.nlink == 0)) {
+            // Without a name it is as good as any other while the server keeps it for this mount: it had one when the
+            // kernel looked it up.
+            let nameless = state.attr.is_some_and(|attr| attr.nlink == 0) && !state.declared_open;
+            if state.opens == 0 && (state.removed || nameless) {
                 return Err(Errno::ESTALE);
             }
             if state.attr.is_some_and(|attr| attr.kind == FileKind::Directory) && wants_to_write(open_flags) {

@@ -2,10 +2,10 @@
 //! ([`super::buffered`]), otherwise by a call that the server answers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cairn_types::{
-    Attr, Errno, FsResult, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp, limits,
+    Attr, Errno, FileKind, FsResult, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp, limits,
 };
 use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
@@ -33,6 +33,9 @@ fn name_before(name: &Name) -> Option<Name> {
     Name::new(&bytes).ok()
 }
 
+/// Times that a name is looked up again because the lease on the file it leads to was lost before its answer came.
+const LOOKUP_ATTEMPTS: u32 = 20;
+
 /// Times that a file is made again whose name comes and goes.
 const CREATE_ATTEMPTS: u32 = 10;
 
@@ -44,13 +47,27 @@ enum Resolved {
 
 impl Shared {
     pub(crate) async fn lookup(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<Lookup> {
-        match self.resolve(parent, &name).await? {
-            Resolved::Absent(entry_ttl) => Ok(Lookup::Absent { entry_ttl }),
-            Resolved::Present(attr, entry_ttl) => {
-                let entry = self.entry(&attr, entry_ttl);
-                self.table.get_or_insert(attr.ino).lock().name = Some(name);
-                Ok(Lookup::Found(entry))
+        let mut attempts = 0u32;
+        loop {
+            let (attr, entry_ttl) = match self.resolve(parent, &name).await? {
+                Resolved::Absent(entry_ttl) => return Ok(Lookup::Absent { entry_ttl }),
+                Resolved::Present(attr, entry_ttl) => (attr, entry_ttl),
+            };
+            let node = self.table.get_or_insert(attr.ino);
+            {
+                let mut state = node.lock();
+                // Under a lease, whoever replaces the file has to ask here first and is told that an open is expected.
+                // If a recall has overtaken the answer, the file may be gone by then.
+                if attr.kind != FileKind::Regular || state.lease > LeaseMode::None || attempts == LOOKUP_ATTEMPTS {
+                    state.named_at = Some(Instant::now());
+                    state.name = Some(name);
+                    drop(state);
+                    return Ok(Lookup::Found(self.entry(&attr, entry_ttl)));
+                }
             }
+            attempts += 1;
+            self.await_recall(&node).await?;
+            self.sleep(Duration::from_millis(u64::from(attempts))).await;
         }
     }
 

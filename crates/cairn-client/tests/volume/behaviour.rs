@@ -153,6 +153,24 @@ fn a_removed_file_lives_on_while_it_is_open() {
 }
 
 #[test]
+fn a_file_that_was_looked_up_can_be_opened_whoever_replaces_it_in_between() {
+    run(async {
+        let world = World::new(1 << 30, CHUNK).await;
+        let (mount, other) = (world.mount().await, world.mount().await);
+        for (of, seed) in [("config", 1), ("config.new", 2)] {
+            other.create(of).await.expect("created");
+            other.write(of, 0, &pattern(10_000, seed)).await.expect("written");
+        }
+        let ino = mount.find("config").await.expect("found");
+        other.rename("config.new", "config").await.expect("replaced");
+        let handle = mount.open(ino, libc::O_RDONLY).await.expect("opened");
+        assert_eq!(mount.read_at(ino, handle, 0, 20_000).await.expect("read"), pattern(10_000, 1));
+        mount.close(ino, handle).await.expect("closed");
+        assert_eq!(mount.read("config").await.expect("read"), pattern(10_000, 2));
+    });
+}
+
+#[test]
 fn an_unnamed_file_gets_its_content_with_its_name() {
     run(async {
         let world = World::new(1 << 30, CHUNK).await;
