@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use cairn_types::{FileKind, Ino, Name};
 
+use crate::walk::{ContentWalk, NameWalk};
+
 /// Most names that are kept of one directory; beyond it the cache starts again from nothing.
 const NAMES_MAX: usize = 50_000;
 
@@ -37,40 +39,11 @@ pub(crate) struct DirectoryCache {
     version: u64,
     /// Names that were changed here may have been forgotten.
     forgetful: bool,
-    walk: Walk,
-}
-
-/// Recognises a walk: names that are looked up one after the other in the order of the listing. A question about one name
-/// is then answered with the names that follow it, twice as many each time for as long as they are used.
-#[derive(Debug, Default)]
-struct Walk {
-    /// Questions that the cache could not answer.
-    misses: u32,
-    /// Names that the last such question brought along.
-    window: u32,
-    /// Answers from the cache since then.
-    hits: u32,
-}
-
-/// Fewest and most names that are fetched along with the one that is asked for.
-const WINDOW_MIN: u32 = 32;
-const WINDOW_MAX: u32 = 1000;
-/// A directory whose names are looked up in no order is tried again after so many questions.
-const RETRY_AFTER: u32 = 128;
-
-impl Walk {
-    fn missed(&mut self) -> u32 {
-        self.misses += 1;
-        self.window = match self.window {
-            0 if self.misses == 2 || self.misses.is_multiple_of(RETRY_AFTER) => WINDOW_MIN,
-            0 => 0,
-            window if self.hits >= window / 4 => (window * 2).min(WINDOW_MAX),
-            window if window > WINDOW_MIN / 4 => window / 2,
-            _ => 0,
-        };
-        self.hits = 0;
-        self.window
-    }
+    /// All names were asked for since they were forgotten.
+    learning: bool,
+    walk: NameWalk,
+    /// Files in it that are read one after the other.
+    pub(crate) contents: ContentWalk,
 }
 
 impl DirectoryCache {
@@ -88,6 +61,14 @@ impl DirectoryCache {
         }
     }
 
+    /// Whether to fetch all `entries` of a directory in which names were asked for that are not known: said once between
+    /// two losses of what was known.
+    pub(crate) fn is_worth_learning(&mut self, entries: u64) -> bool {
+        let worth = !self.complete && !self.learning && self.walk.asks_for_all(entries);
+        self.learning |= worth;
+        worth
+    }
+
     /// Whether a name that is not known here may have been changed here.
     pub(crate) fn is_forgetful(&self) -> bool {
         self.forgetful
@@ -100,7 +81,7 @@ impl DirectoryCache {
 
     /// A name was found here.
     pub(crate) fn note_hit(&mut self) {
-        self.walk.hits = self.walk.hits.saturating_add(1);
+        self.walk.found();
     }
 
     /// A name was not found here: how many names from it on to ask for; 0 for itself alone.
@@ -112,6 +93,7 @@ impl DirectoryCache {
     pub(crate) fn clear(&mut self) {
         self.names.clear();
         self.complete = false;
+        self.learning = false;
         self.epoch += 1;
     }
 
@@ -178,6 +160,12 @@ impl DirectoryCache {
         }
     }
 
+    /// Known entries in the order of names after `name`, whether or not others lie between.
+    pub(crate) fn known_after(&self, name: &Name) -> impl Iterator<Item = (&Name, Link)> {
+        let range = self.names.range::<Name, _>((std::ops::Bound::Excluded(name), std::ops::Bound::Unbounded));
+        range.filter_map(|(name, link)| link.map(|link| (name, link)))
+    }
+
     /// All entries in the order of names after `after`, if all are known.
     pub(crate) fn listing(&self, after: Option<&Name>) -> Option<impl Iterator<Item = (&Name, Link)>> {
         if !self.complete {
@@ -228,22 +216,6 @@ mod tests {
         cache.forget_name(&name("a"));
         assert_eq!(cache.get(&name("a")), Cached::Unknown);
         assert!(cache.listing(None).is_none());
-    }
-
-    #[test]
-    fn a_walk_fetches_more_and_more_and_random_order_soon_nothing() {
-        let mut walk = DirectoryCache::default();
-        assert_eq!(walk.note_miss(), 0);
-        let mut windows = Vec::new();
-        for _ in 0..7 {
-            let window = walk.note_miss();
-            windows.push(window);
-            (0..window).for_each(|_| walk.note_hit());
-        }
-        assert_eq!(windows, [32, 64, 128, 256, 512, 1000, 1000]);
-        let mut random = DirectoryCache::default();
-        let fetched: u32 = (0..100).map(|_| random.note_miss()).sum();
-        assert!(fetched < 100, "{fetched} names fetched for nothing");
     }
 
     #[test]

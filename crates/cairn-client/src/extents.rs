@@ -63,6 +63,14 @@ impl ExtentMap {
         self.complete = true;
     }
 
+    /// All extents of the file, if none are known yet. They are those of the version that is known here.
+    pub(crate) fn fill_whole(&mut self, list: ExtentList) {
+        if !self.complete && self.windows.is_empty() {
+            self.complete = true;
+            self.chunks = if list.is_empty() { BTreeMap::new() } else { BTreeMap::from([(0, list)]) };
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = ExtentMap { epoch: self.epoch + 1, ..ExtentMap::default() };
     }

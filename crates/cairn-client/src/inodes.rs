@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_types::{Attr, Errno, FileKind, Ino, LeaseMode, Name, Timestamp};
+use cairn_types::{Attr, Errno, ExtentList, FileKind, Ino, LeaseMode, Name, Timestamp};
 use cairn_wire::message::Grant;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -113,6 +113,8 @@ pub(crate) struct NodeState {
     pub answered: u64,
     /// A name that this node had, for messages and recovery copies.
     pub name: Option<Name>,
+    /// The directory in which it had that name.
+    pub parent: Option<Ino>,
     /// Access time that the server has not been told yet.
     pub pending_atime: Option<Timestamp>,
     pub error: WriteError,
@@ -142,6 +144,7 @@ impl NodeState {
             pages: false,
             answered: 0,
             name: None,
+            parent: None,
             pending_atime: None,
             error: WriteError::default(),
             content: Content::None,
@@ -240,9 +243,10 @@ impl NodeState {
 
     /// Becomes a node that this session has just made, under the lease of its directory. `attr` is of version 0: the
     /// server's first word is newer.
-    pub(crate) fn be_born(&mut self, attr: Attr, name: &Name, chunk_size: u32) {
+    pub(crate) fn be_born(&mut self, attr: Attr, parent: Ino, name: &Name, chunk_size: u32) {
         self.lease = LeaseMode::Exclusive;
         self.name = Some(name.clone());
+        self.parent = Some(parent);
         self.learn_attr(&Attr { version: 0, ..attr }, true, chunk_size);
         // Only a lease from birth on covers all that may have happened to it.
         self.private = true;
@@ -308,6 +312,16 @@ impl NodeState {
             && !file.flushing
         {
             file.extents.set_empty();
+        }
+    }
+
+    /// Takes over extents that came along with attributes.
+    pub(crate) fn learn_small_content(&mut self, attr: &Attr, content: ExtentList) {
+        let current = self.pending == 0
+            && self.lease > LeaseMode::None
+            && self.attr.is_some_and(|known| known.version == attr.version);
+        if let Some(file) = self.file_mut().filter(|file| current && !file.flushing) {
+            file.extents.fill_whole(content);
         }
     }
 

@@ -23,6 +23,7 @@ mod stats;
 mod tls;
 mod upkeep;
 mod volume;
+mod walk;
 mod writeback;
 
 pub use address::{ConnectOptions, ServerAddress};

@@ -11,6 +11,9 @@ use crate::ops;
 use crate::record::{BlobRecord, InodeRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord};
 use crate::view::{Rows, View};
 
+/// Most extents that [`Snapshot::node`] tells: with them, a listing of thousands still fits a message.
+const NODE_EXTENTS_MAX: usize = 4;
+
 /// What `lseek` looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeekTarget {
@@ -73,6 +76,17 @@ impl Snapshot {
     /// `ENOENT` if there is no such node.
     pub fn attr(&self, ino: Ino) -> FsResult<Attr> {
         for_program(self.known(ino).map(|inode| inode.attr))
+    }
+
+    /// Attributes and, of a regular file whose content is all in few extents of its first chunk, those extents: what a
+    /// reader of a small file needs, from one row. `ENOENT` if there is no such node.
+    pub fn node(&self, ino: Ino) -> FsResult<(Attr, Option<ExtentList>)> {
+        for_program(self.known(ino).map(|inode| {
+            let whole = inode.attr.kind == FileKind::Regular
+                && inode.first_chunk.as_slice().len() <= NODE_EXTENTS_MAX
+                && inode.first_chunk.allocated() == inode.attr.allocated;
+            (inode.attr, whole.then_some(inode.first_chunk))
+        }))
     }
 
     /// Who is called `name` in `parent`. `ENOENT` or `ENOTDIR` concern the parent.

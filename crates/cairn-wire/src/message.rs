@@ -91,7 +91,11 @@ pub struct ListEntry {
     pub ino: Ino,
     pub kind: FileKind,
     pub attr: Option<Attr>,
+    pub content: SmallContent,
 }
+
+/// Comes along with the attributes of a regular file whose content is all in a few extents of its first chunk.
+pub type SmallContent = Option<ExtentList>;
 
 /// Sizes and fill of a volume, in bytes and nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +115,7 @@ pub struct Usage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueryAnswer {
     /// To `Lookup`: `None` if no such name.
-    Entry(Option<Attr>),
+    Entry(Option<(Attr, SmallContent)>),
     Attr(Attr),
     /// `complete` if nothing comes after the last entry.
     List {

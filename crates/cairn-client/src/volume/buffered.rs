@@ -145,7 +145,7 @@ impl Shared {
             change_name(&mut state, name, Some(Link { ino, kind: attr.kind }));
             {
                 let mut child = made.lock();
-                child.be_born(attr, name, self.chunk_size);
+                child.be_born(attr, parent, name, self.chunk_size);
                 child.pending += 1;
             }
             let op = MetaOp::Create {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_types::{Attr, Errno, FsResult, Ino, LeaseMode, MetaOp, OpReply};
-use cairn_wire::message::{Grant, QueryAnswer};
+use cairn_wire::message::{Grant, ListEntry, QueryAnswer};
 use cairn_wire::{Query, QueryReply};
 
 use super::Shared;
@@ -109,6 +109,24 @@ impl Shared {
         for attr in attrs.iter().filter(|attr| !granted.contains(&attr.ino)) {
             if let Some(node) = self.table.get(attr.ino) {
                 node.lock().learn_attr(attr, false, self.chunk_size);
+            }
+        }
+    }
+
+    /// Takes over the nodes of a listing.
+    pub(crate) fn absorb_listed(&self, directory: Ino, grants: &[Grant], entries: &mut [ListEntry]) {
+        let attrs: Vec<Attr> = entries.iter().filter_map(|entry| entry.attr).collect();
+        self.absorb(grants, &attrs);
+        for entry in entries {
+            if let (Some(attr), Some(node)) = (&entry.attr, self.table.get(entry.ino)) {
+                let mut state = node.lock();
+                if let Some(content) = entry.content.take() {
+                    state.learn_small_content(attr, content);
+                }
+                if state.name.is_none() {
+                    state.name = Some(entry.name.clone());
+                    state.parent = Some(directory);
+                }
             }
         }
     }

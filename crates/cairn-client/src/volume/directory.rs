@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Attr, Errno, FileKind, FsResult, Ino, LeaseMode, Name};
+use cairn_types::{Errno, FileKind, FsResult, Ino, LeaseMode, Name};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
@@ -215,9 +215,8 @@ impl Shared {
         };
         let query = Query::List { directory: node.ino, after, limit, attributes: with_attributes };
         let reply = self.query(query, &[node]).await?;
-        let QueryAnswer::List { entries, complete } = reply.answer else { return unfitting(&reply.answer) };
-        let attrs: Vec<Attr> = entries.iter().filter_map(|entry| entry.attr).collect();
-        self.absorb(&reply.grants, &attrs);
+        let QueryAnswer::List { mut entries, complete } = reply.answer else { return unfitting(&reply.answer) };
+        self.absorb_listed(node.ino, &reply.grants, &mut entries);
         let entries: Vec<(Name, Link)> =
             entries.into_iter().map(|entry| (entry.name, Link { ino: entry.ino, kind: entry.kind })).collect();
         let mut state = node.lock();
@@ -234,6 +233,35 @@ impl Shared {
             }
         }
         Ok(Page { entries, complete, epoch })
+    }
+
+    /// Fetches all names of a directory that is small, once names in it are asked for that are not known: from then on it
+    /// is known, too, which names are free.
+    pub(super) async fn learn_small_directory(self: &Arc<Self>, node: &Arc<Node>, name: &Name) -> FsResult<()> {
+        let worthwhile = {
+            let mut state = node.lock();
+            let entries = state.attr.filter(|_| self.usable(&state, LeaseMode::Shared)).map(|attr| attr.size);
+            let settled = state.pending == 0;
+            match (entries, state.directory_mut()) {
+                (Some(entries), Some(cache)) => {
+                    settled && cache.get(name) == Cached::Unknown && cache.is_worth_learning(entries)
+                }
+                _ => false,
+            }
+        };
+        if !worthwhile {
+            return Ok(());
+        }
+        let mut listing = Listing::default();
+        let mut after = None;
+        loop {
+            let page = self.page(node, after.clone(), true).await?;
+            collect_page(node, &mut listing, after.is_none(), &page);
+            match page.entries.into_iter().next_back() {
+                Some((last, _)) if !page.complete && listing.collected.is_some() => after = Some(last),
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// A page from the directory's cache, if all names are known, and with attributes all nodes, too.
@@ -282,6 +310,7 @@ impl Shared {
         state.references += 1;
         if state.name.is_none() {
             state.name = Some(name.clone());
+            state.parent = Some(directory.ino);
         }
         Some(Entry { attr, attr_ttl: self.time_to_live(&state), entry_ttl })
     }

@@ -18,6 +18,7 @@ pub(crate) mod directory;
 mod files;
 mod locks;
 mod names;
+mod neighbours;
 mod read;
 mod series;
 pub(crate) mod space;

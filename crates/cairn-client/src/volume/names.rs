@@ -61,6 +61,7 @@ impl Shared {
                 if attr.kind != FileKind::Regular || state.lease > LeaseMode::None || attempts == LOOKUP_ATTEMPTS {
                     state.named_at = Some(Instant::now());
                     state.name = Some(name);
+                    state.parent = Some(parent);
                     drop(state);
                     return Ok(Lookup::Found(self.entry(&attr, entry_ttl)));
                 }
@@ -91,6 +92,7 @@ impl Shared {
         if directory.lock().gone().is_some() {
             return Err(Errno::ENOENT);
         }
+        self.learn_small_directory(&directory, name).await?;
         match self.cached(&directory, name) {
             (Cached::Absent, entry_ttl) => {
                 add(&self.counters.answered_locally, 1);
@@ -160,9 +162,8 @@ impl Shared {
         {
             let query = Query::List { directory: parent, after: Some(after), limit: ahead, attributes: true };
             let reply = self.query(query, &[directory]).await?;
-            let QueryAnswer::List { entries, complete } = reply.answer else { return unfitting(&reply.answer) };
-            let attrs: Vec<Attr> = entries.iter().filter_map(|entry| entry.attr).collect();
-            self.absorb(&reply.grants, &attrs);
+            let QueryAnswer::List { mut entries, complete } = reply.answer else { return unfitting(&reply.answer) };
+            self.absorb_listed(parent, &reply.grants, &mut entries);
             let reached = complete || entries.last().is_some_and(|last| last.name >= *name);
             let wanted = entries.iter().find(|entry| entry.name == *name);
             // Without attributes the node is held by somebody else, who has to be asked through the server.
@@ -188,8 +189,15 @@ impl Shared {
         let lookup = Query::Lookup { parent, name: name.clone() };
         let reply = self.query_unsettled(lookup, &[directory]).await?;
         let QueryAnswer::Entry(found) = reply.answer else { return unfitting(&reply.answer) };
-        self.absorb(&reply.grants, found.as_slice());
-        Ok((reply.grants, found, Vec::new()))
+        let Some((attr, content)) = found else {
+            self.absorb(&reply.grants, &[]);
+            return Ok((reply.grants, None, Vec::new()));
+        };
+        self.absorb(&reply.grants, &[attr]);
+        if let Some(content) = content {
+            self.table.get_or_insert(attr.ino).lock().learn_small_content(&attr, content);
+        }
+        Ok((reply.grants, Some(attr), Vec::new()))
     }
 
     /// The node that is called `name`, if any, and if asking is not refused.

@@ -28,14 +28,14 @@ static ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
 
 /// Where bytes of a read come from, in order.
 #[derive(Debug)]
-enum Origin {
+pub(super) enum Origin {
     Data(Bytes),
     Zeros(u64),
     /// Bytes of a blob, inside one block.
     Blob(Want),
 }
 
-enum Plan {
+pub(super) enum Plan {
     Ready {
         parts: Vec<Origin>,
         epoch: u64,
@@ -90,7 +90,7 @@ fn push_below(parts: &mut Vec<Origin>, extents: &ExtentMap, chunk: u32, from: u3
 }
 
 impl Shared {
-    fn plan(&self, state: &NodeState, offset: u64, length: u64) -> FsResult<Plan> {
+    pub(super) fn plan(&self, state: &NodeState, offset: u64, length: u64) -> FsResult<Plan> {
         if !self.usable(state, LeaseMode::Shared) {
             return Ok(Plan::Lease);
         }
@@ -143,6 +143,9 @@ impl Shared {
             };
             if !std::mem::replace(&mut noted, true) {
                 self.read_ahead(&node, handle, offset, u64::from(length), size);
+                if offset == 0 {
+                    self.fetch_neighbours(&node, size, &parts);
+                }
             }
             let mut waited = false;
             let collected = self.collect(parts, &mut waited).await;
@@ -181,6 +184,16 @@ impl Shared {
             return Ok(pieces);
         }
         Err(Errno::EIO)
+    }
+
+    /// Blocks of a plan that are not here.
+    pub(super) fn missing(&self, parts: &[Origin]) -> Vec<Want> {
+        let cache = self.blocks.cache();
+        let blobs = parts.iter().filter_map(|part| match part {
+            Origin::Blob(want) => Some(*want),
+            _ => None,
+        });
+        blobs.filter(|want| cache.get(want.blob, want.from, want.to).is_none()).collect()
     }
 
     /// Turns a plan into bytes, fetching what is not cached; `waited` tells whether that was needed. `ENOENT` if a blob is

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cairn_meta::{SeekTarget, Snapshot};
-use cairn_types::{Attr, Errno, FsResult, Ino, Name, SessionId};
+use cairn_types::{Errno, FsResult, Ino, Name, SessionId};
 use cairn_wire::message::{Answer, Failure, Grant, ListEntry, QueryAnswer};
 use cairn_wire::{Query, QueryReply};
 
@@ -109,9 +109,9 @@ impl Inner {
             let of_node = self.acquire(session, attr.ino, Want::Read).await?;
             let now = self.snapshot()?;
             let again = if now.last_order() == order { Some(attr) } else { now.lookup(parent, name)? };
-            if let Some(attr) = again.filter(|again| again.ino == attr.ino) {
+            if again.is_some_and(|again| again.ino == attr.ino) {
                 grants.extend(of_node.map(|(grant, _)| grant));
-                return Ok((QueryAnswer::Entry(Some(attr)), grants));
+                return Ok((QueryAnswer::Entry(Some(now.node(attr.ino)?)), grants));
             }
             self.withdraw(session, of_node);
         }
@@ -173,15 +173,16 @@ impl Inner {
         let now = self.snapshot()?;
         let mut grants = Vec::new();
         let listed = entries.into_iter().zip(leased).map(|((name, ino, kind), leased)| {
-            let attr: Option<Attr> = leased.and_then(|grant| {
-                let attr = now.attr(ino).ok();
-                match attr {
+            let node = leased.and_then(|grant| {
+                let node = now.node(ino).ok();
+                match node {
                     Some(_) => grants.push(grant),
                     None => self.leases.with(|table| table.withdraw(session, grant)),
                 }
-                attr
+                node
             });
-            ListEntry { name, ino, kind, attr }
+            let (attr, content) = node.map_or((None, None), |(attr, content)| (Some(attr), content));
+            ListEntry { name, ino, kind, attr, content }
         });
         let entries = listed.collect();
         Ok((QueryAnswer::List { entries, complete }, grants))

@@ -184,7 +184,7 @@ impl Mount {
     async fn lookup(&self, name: &str) -> Result<Option<Attr>, Errno> {
         let reply = self.query(Query::Lookup { parent: Ino::ROOT, name: named(name) }).await?;
         match reply.answer {
-            QueryAnswer::Entry(attr) => Ok(attr),
+            QueryAnswer::Entry(found) => Ok(found.map(|(attr, _)| attr)),
             other => panic!("{other:?}"),
         }
     }
