@@ -5,7 +5,7 @@
 //! directory, and every loss of its lease, moves [`DirectoryCache::epoch`]: an answer that was asked for under another
 //! epoch must not be kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use cairn_types::{FileKind, Ino, Name};
 
@@ -37,8 +37,8 @@ pub(crate) struct DirectoryCache {
     epoch: u64,
     /// Version of the directory after the newest change of this session.
     version: u64,
-    /// Names that were changed here may have been forgotten.
-    forgetful: bool,
+    /// Names that were changed here and of which the server does not know yet, with the number of changes.
+    pending: HashMap<Name, u32>,
     /// All names were asked for since they were forgotten.
     learning: bool,
     walk: NameWalk,
@@ -69,14 +69,19 @@ impl DirectoryCache {
         worth
     }
 
-    /// Whether a name that is not known here may have been changed here.
-    pub(crate) fn is_forgetful(&self) -> bool {
-        self.forgetful
+    /// The server does not know yet what was changed of this name here.
+    pub(crate) fn is_pending(&self, name: &Name) -> bool {
+        self.pending.contains_key(name)
     }
 
-    /// All changes that were made here are at the server.
-    pub(crate) fn note_settled(&mut self) {
-        self.forgetful = false;
+    /// The server has answered for a change of this name.
+    pub(crate) fn change_answered(&mut self, name: &Name) {
+        if let Some(count) = self.pending.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                self.pending.remove(name);
+            }
+        }
     }
 
     /// A name was found here.
@@ -105,7 +110,7 @@ impl DirectoryCache {
 
     /// Keeps the answer to a question, if nothing has changed since `epoch`, when it was asked.
     pub(crate) fn learn(&mut self, epoch: u64, name: Name, link: Option<Link>) {
-        if epoch != self.epoch || (self.complete && link.is_none()) {
+        if epoch != self.epoch || (self.complete && link.is_none()) || self.is_pending(&name) {
             return;
         }
         self.make_room();
@@ -141,6 +146,7 @@ impl DirectoryCache {
 
     /// A change that is made here first: `name` leads to `link` (or nowhere).
     pub(crate) fn change_here(&mut self, name: Name, link: Option<Link>) {
+        *self.pending.entry(name.clone()).or_default() += 1;
         self.change(self.version, name, link);
     }
 
@@ -148,7 +154,6 @@ impl DirectoryCache {
     pub(crate) fn forget_name(&mut self, name: &Name) {
         self.epoch += 1;
         self.complete = false;
-        self.forgetful = true;
         self.names.remove(name);
     }
 
@@ -156,7 +161,6 @@ impl DirectoryCache {
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
             self.complete = false;
-            self.forgetful = true;
         }
     }
 
@@ -216,6 +220,23 @@ mod tests {
         cache.forget_name(&name("a"));
         assert_eq!(cache.get(&name("a")), Cached::Unknown);
         assert!(cache.listing(None).is_none());
+    }
+
+    #[test]
+    fn an_answer_of_the_server_does_not_undo_what_it_does_not_know_yet() {
+        let mut cache = DirectoryCache::default();
+        cache.change_here(name("a"), None);
+        cache.change_here(name("a"), Some(link(7)));
+        cache.learn(cache.epoch(), name("a"), None);
+        assert_eq!(cache.get(&name("a")), Cached::Present(link(7)));
+        cache.forget_name(&name("a"));
+        cache.change_answered(&name("a"));
+        assert!(cache.is_pending(&name("a")));
+        cache.learn(cache.epoch(), name("a"), None);
+        assert_eq!(cache.get(&name("a")), Cached::Unknown);
+        cache.change_answered(&name("a"));
+        cache.learn(cache.epoch(), name("a"), None);
+        assert_eq!(cache.get(&name("a")), Cached::Absent);
     }
 
     #[test]

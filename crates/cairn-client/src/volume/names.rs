@@ -111,13 +111,14 @@ impl Shared {
             }
             (Cached::Unknown, _) => {}
         }
+        // A name that was changed here is known here, unless it was forgotten since.
+        if directory.lock().directory().is_some_and(|cache| cache.is_pending(name)) {
+            self.settle(&[&directory]).await?;
+        }
         self.await_recall(&directory).await?;
         let (asked, was_covered, ahead) = {
             let mut state = directory.lock();
-            // Names that were changed here would make a listing of the server's wrong.
-            let settled = state.pending == 0;
-            let ahead =
-                state.directory_mut().filter(|_| settled).map_or(0, crate::directory::DirectoryCache::note_miss);
+            let ahead = state.directory_mut().map_or(0, crate::directory::DirectoryCache::note_miss);
             (state.directory().map(crate::directory::DirectoryCache::epoch), state.covers(LeaseMode::Shared), ahead)
         };
         let (grants, found, others) = self.ask_for_name(&directory, parent, name, ahead).await?;
@@ -161,7 +162,7 @@ impl Shared {
             && let Some(after) = name_before(name)
         {
             let query = Query::List { directory: parent, after: Some(after), limit: ahead, attributes: true };
-            let reply = self.query(query, &[directory]).await?;
+            let reply = self.query_unsettled(query, &[directory]).await?;
             let QueryAnswer::List { mut entries, complete } = reply.answer else { return unfitting(&reply.answer) };
             self.absorb_listed(parent, &reply.grants, &mut entries);
             let reached = complete || entries.last().is_some_and(|last| last.name >= *name);
@@ -174,16 +175,6 @@ impl Shared {
             if let Some(found) = answer {
                 let links = entries.into_iter().map(|entry| (entry.name, Link { ino: entry.ino, kind: entry.kind }));
                 return Ok((reply.grants, found, links.collect()));
-            }
-        }
-        // A name that was changed here is known here, unless it was forgotten since.
-        if directory.lock().directory().is_some_and(crate::directory::DirectoryCache::is_forgetful) {
-            self.settle(&[directory]).await?;
-            let mut state = directory.lock();
-            if state.pending == 0
-                && let Some(cache) = state.directory_mut()
-            {
-                cache.note_settled();
             }
         }
         let lookup = Query::Lookup { parent, name: name.clone() };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Errno, FsResult, LeaseMode, MetaOp, OpReply};
+use cairn_types::{Errno, FsResult, Ino, LeaseMode, MetaOp, Name, OpReply};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -138,6 +138,20 @@ impl Journal {
     fn note_answered(&self, count: usize) {
         self.queue.lock().answered += count as u64;
         self.progress.notify_waiters();
+    }
+}
+
+/// Names that a change concerns, and their directories.
+fn names_in(op: &MetaOp) -> [Option<(Ino, &Name)>; 2] {
+    match op {
+        MetaOp::Create { parent, name, .. }
+        | MetaOp::Link { parent, name, .. }
+        | MetaOp::Unlink { parent, name, .. }
+        | MetaOp::Rmdir { parent, name, .. } => [Some((*parent, name)), None],
+        MetaOp::Rename { parent, name, new_parent, new_name, .. } => {
+            [Some((*parent, name)), Some((*new_parent, new_name))]
+        }
+        _ => [None, None],
     }
 }
 
@@ -268,8 +282,16 @@ impl Shared {
         } else if !entry.nodes.is_empty() {
             self.forget_refused(&entry, outcome.as_ref().err().copied().unwrap_or(Errno::EIO));
         }
+        let names = names_in(&entry.op);
         for node in &entry.nodes {
-            node.lock().change_answered(self.chunk_size);
+            let mut state = node.lock();
+            state.change_answered(self.chunk_size);
+            if let Some(cache) = state.directory_mut() {
+                for (_, name) in names.iter().flatten().filter(|(directory, _)| *directory == node.ino) {
+                    cache.change_answered(name);
+                }
+            }
+            drop(state);
             node.changed.notify_waiters();
         }
         if let Some(claim) = entry.content {
@@ -421,8 +443,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use cairn_types::Ino;
-
     use super::*;
 
     fn entry(number: u64) -> Entry {
