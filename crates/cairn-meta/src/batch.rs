@@ -341,7 +341,17 @@ impl Batch {
 
     /// `false` if there is no such session.
     pub fn set_journal_sequence(&mut self, session: SessionId, sequence: u64) -> Result<bool, StoreError> {
-        self.change_session(session, |record| record.journal_sequence = sequence)
+        self.change_session(session, |record| record.advance(sequence))
+    }
+
+    /// How a journal entry that was seen before ended.
+    pub fn entry_result(&mut self, session: SessionId, number: u64) -> Result<FsResult<()>, StoreError> {
+        Ok(self.session_mut(session)?.as_ref().map_or(Ok(()), |record| record.entry(number)))
+    }
+
+    /// Remembers that a journal entry was refused. `false` if there is no such session.
+    pub fn refuse_entry(&mut self, session: SessionId, number: u64, errno: Errno) -> Result<bool, StoreError> {
+        self.change_session(session, |record| record.refuse(number, errno.0))
     }
 
     /// How a call ended that was made before; `None` for a new one. A call whose answer the client had acknowledged

@@ -61,7 +61,8 @@ impl Batch {
     /// Notes that a node's charge went from `before` to `after` bytes.
     pub(crate) fn charge_bytes(&mut self, before: u64, after: u64) {
         self.volume.bytes_used = self.volume.bytes_used.saturating_add(after).saturating_sub(before);
-        self.charge.bytes += after as i64 - before as i64;
+        // Figures of a damaged row may be any.
+        self.charge.bytes = self.charge.bytes.saturating_add((after as i64).saturating_sub(before as i64));
     }
 
     fn charge_inodes(&mut self, change: i64) {

@@ -130,7 +130,12 @@ fn golden_session() {
         journal_sequence: 300,
         acked_below: 10,
         results: [(12, 0), (13, 17)].into(),
+        refused: [].into(),
     };
+    assert_eq!(hex(&record.encode()), row);
+    assert_eq!(SessionRecord::decode(&bytes(row)).as_ref(), Some(&record));
+    let row = "11097b22706964223a377dac020a02040002220207f40104f401";
+    let record = SessionRecord { refused: [(296, 122), (298, 122)].into(), ..record };
     assert_eq!(hex(&record.encode()), row);
     assert_eq!(SessionRecord::decode(&bytes(row)), Some(record));
 }

@@ -7,7 +7,7 @@
 //!
 //! From below: [`engine`] (bytes to bytes), `layout` and `record` (what a row's key and value say), `view` and `edit`
 //! (typed rows, counters kept in step), `ops` (one module for each verb), then [`VolumeStore`] with [`Snapshot`] and
-//! [`Batch`], and [`check`], which proves all invariants from scratch.
+//! [`Batch`], `salvage` for what keeps a volume from opening, and [`check`], which proves all invariants from scratch.
 
 mod acl;
 mod batch;
@@ -20,6 +20,7 @@ mod golden;
 mod layout;
 mod ops;
 mod record;
+mod salvage;
 mod snapshot;
 mod store;
 mod view;
@@ -27,5 +28,6 @@ mod view;
 pub use batch::{Applied, ApplyContext, Batch, CommitOutcome, FRAGMENTS_MAX};
 pub use error::{ApplyError, StoreError};
 pub use record::{BlobPlace, BlobRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord};
+pub use salvage::Salvage;
 pub use snapshot::{SeekTarget, Snapshot, VolumeUsage};
 pub use store::VolumeStore;

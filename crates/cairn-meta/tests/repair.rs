@@ -3,7 +3,7 @@
 mod common;
 
 use cairn_meta::check::{Problem, repair};
-use cairn_types::{BlobId, Errno, Ino, RenameMode};
+use cairn_types::{BlobId, Errno, Ino, MetaOp, RenameMode};
 use common::{CHUNK, Volume, name, time};
 
 const ROOT: Ino = Ino::ROOT;
@@ -110,6 +110,52 @@ fn every_row_can_be_garbled() {
         assert_eq!(tree.mend(), [], "with {} garbled", garbled.escape_ascii());
         tree.volume.assert_sound();
     }
+}
+
+/// Found by fuzzing: a size that no file can have.
+#[test]
+fn a_node_with_figures_beyond_all_bounds_is_mended() {
+    let tree = tree();
+    let row = tree.row(&key(0x10, tree.small.0, &[]));
+    for at in 0..row.len() {
+        for tail in [&[0xff; 9][..], &[0xff; 4]] {
+            // In the place of one number a larger one, whose last byte ends it.
+            let garbled = [&row[..at], tail, &[0x01], &row[at + 1..]].concat();
+            let mut tree = self::tree();
+            tree.tamper(&key(0x10, tree.small.0, &[]), Some(&garbled));
+            tree.mend();
+        }
+    }
+}
+
+#[test]
+fn a_volume_opens_without_the_rows_of_a_session_and_a_pack() {
+    let mut tree = tree();
+    let (session, pack) = (key(2, tree.volume.session.0, &[]), key(0x21, 1, &[]));
+    assert!(tree.volume.store.salvage().expect("memory").is_empty(), "a sound volume is left alone");
+    let orphan = tree.volume.new_ino();
+    let time = tree.volume.tick();
+    tree.volume.apply(&MetaOp::CreateUnnamed {
+        parent: tree.dir,
+        ino: orphan,
+        mode: 0o600,
+        umask: 0,
+        uid: 0,
+        gid: 0,
+        time,
+    });
+    let counted = tree.row(&pack);
+    tree.volume.engine.tamper(&session, Some(b"\xff"));
+    tree.volume.engine.tamper(&[2, 9], Some(b"not even its key"));
+    tree.tamper(&pack, Some(b"\xff"));
+    assert!(tree.volume.snapshot().sessions().is_err() && tree.volume.snapshot().pack_records().is_err());
+    let found = tree.volume.store.salvage().expect("memory");
+    assert_eq!((found.sessions, found.packs), (2, 1));
+    assert_eq!(tree.volume.snapshot().sessions().expect("readable"), []);
+    assert_eq!(tree.volume.snapshot().attr(orphan), Err(Errno::ENOENT), "what it alone kept went with it");
+    assert_eq!(tree.row(&pack), counted);
+    tree.volume.assert_sound();
+    assert!(tree.volume.store.salvage().expect("memory").is_empty());
 }
 
 #[test]

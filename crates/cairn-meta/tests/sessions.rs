@@ -20,10 +20,13 @@ fn sessions_remember_what_was_done() {
     assert_eq!(batch.call_result(session, 3).expect("memory"), None);
     assert!(batch.record_call(session, 3, 0, 0).expect("memory"));
     assert!(batch.record_call(session, 4, Errno::EEXIST.0, 0).expect("memory"));
+    assert!(batch.refuse_entry(session, 11, Errno::EDQUOT).expect("memory"));
     batch.commit(true).expect("memory");
     let mut batch = volume.store.begin().expect("no other");
     assert_eq!(batch.call_result(session, 3).expect("memory"), Some(Ok(())));
     assert_eq!(batch.call_result(session, 4).expect("memory"), Some(Err(Errno::EEXIST)));
+    assert_eq!(batch.entry_result(session, 11).expect("memory"), Err(Errno::EDQUOT));
+    assert_eq!(batch.entry_result(session, 12).expect("memory"), Ok(()));
     assert!(batch.record_call(session, 5, 0, 4).expect("memory"));
     assert_eq!(batch.call_result(session, 3).expect("memory"), Some(Err(Errno::ESTALE)));
     assert!(batch.resume_session(session, Bytes::from_static(b"two")).expect("memory"));

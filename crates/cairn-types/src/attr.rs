@@ -119,9 +119,9 @@ impl Attr {
         self.allocated.div_ceil(STAT_BLOCK)
     }
 
-    /// What this node adds to the volume's usage, in bytes: the same figure that `du` adds up.
+    /// What this node adds to the volume's usage, in bytes: the same figure that `du` adds up. Of a damaged row, too.
     pub fn charged(&self) -> u64 {
-        self.blocks() * STAT_BLOCK
+        self.blocks().saturating_mul(STAT_BLOCK)
     }
 
     pub fn is_dir(&self) -> bool {

@@ -9,10 +9,10 @@ use crate::snapshot::Snapshot;
 use crate::view::View;
 
 /// A row, or the key of one that does not decode.
-pub(super) type Row<T> = Result<T, Vec<u8>>;
+pub(crate) type Row<T> = Result<T, Vec<u8>>;
 
 /// The rows of a range, read a page at a time.
-pub(super) struct Cursor<'a, T, D> {
+pub(crate) struct Cursor<'a, T, D> {
     snapshot: &'a Snapshot,
     next: Option<Vec<u8>>,
     until: Vec<u8>,
@@ -23,12 +23,12 @@ pub(super) struct Cursor<'a, T, D> {
 impl<'a, T, D: Fn(&[u8], &[u8]) -> Option<T>> Cursor<'a, T, D> {
     const PAGE: usize = 1024;
 
-    pub(super) fn new(snapshot: &'a Snapshot, (from, until): Range, decode: D) -> Self {
+    pub(crate) fn new(snapshot: &'a Snapshot, (from, until): Range, decode: D) -> Self {
         Cursor { snapshot, next: Some(from), until, decode, page: VecDeque::new() }
     }
 
     /// The next row, which stays the next one.
-    pub(super) fn peek(&mut self) -> Result<Option<&Row<T>>, StoreError> {
+    pub(crate) fn peek(&mut self) -> Result<Option<&Row<T>>, StoreError> {
         if self.page.is_empty()
             && let Some(from) = self.next.take()
         {
@@ -45,13 +45,13 @@ impl<'a, T, D: Fn(&[u8], &[u8]) -> Option<T>> Cursor<'a, T, D> {
         Ok(self.page.front())
     }
 
-    pub(super) fn take(&mut self) -> Result<Option<Row<T>>, StoreError> {
+    pub(crate) fn take(&mut self) -> Result<Option<Row<T>>, StoreError> {
         self.peek()?;
         Ok(self.page.pop_front())
     }
 
     /// The next row if it decodes and `wanted` says so; rows that do not decode are handed to `unreadable` first.
-    pub(super) fn take_if(
+    pub(crate) fn take_if(
         &mut self,
         wanted: impl Fn(&T) -> bool,
         mut unreadable: impl FnMut(Vec<u8>),

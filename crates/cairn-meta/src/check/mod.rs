@@ -5,7 +5,7 @@
 //! intact is the chunk server's to say.
 
 mod content;
-mod cursor;
+pub(crate) mod cursor;
 mod path;
 mod repair;
 mod tree;

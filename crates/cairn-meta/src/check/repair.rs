@@ -172,7 +172,7 @@ fn set_entry_kind(batch: &mut Batch, parent: Ino, name: &[u8], kind: FileKind) -
     entry.kind = kind;
     let after = u32::from(kind == FileKind::Directory);
     batch.set_row(layout::entry(parent, name), Some(entry.encode()));
-    change(batch, parent, |inode| inode.attr.nlink = (inode.attr.nlink + after).saturating_sub(before))
+    change(batch, parent, |inode| inode.attr.nlink = inode.attr.nlink.saturating_add(after).saturating_sub(before))
 }
 
 /// Takes a directory out of the one that it believes to be in.

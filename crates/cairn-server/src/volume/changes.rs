@@ -149,8 +149,7 @@ impl Inner {
             }
             let outcome = self.apply_entry(round, session, op, &mut grants);
             let order = outcome.as_ref().map_or(0, |(_, order)| *order);
-            let note = outcome.as_ref().map(|(_, order)| *order).map_err(|errno| *errno);
-            round.ledger.recent.entry(session).or_default().note_journal(number, note);
+            Self::note_entry(round, session, number, outcome.as_ref().map(|_| order).map_err(|errno| *errno))?;
             applied.push(Applied { result: outcome.map(|(reply, _)| reply), order });
         }
         keep_last_of_directories(&mut applied);
@@ -160,6 +159,23 @@ impl Inner {
             round.must(recorded)?;
         }
         Ok((applied, grants))
+    }
+
+    /// Remembers how an entry of a journal ended: its place in memory, a refusal in the session's row.
+    pub(super) fn note_entry(
+        round: &mut Round<'_>,
+        session: SessionId,
+        number: u64,
+        outcome: FsResult<u64>,
+    ) -> FsResult<()> {
+        match outcome {
+            Ok(order) => round.ledger.recent.entry(session).or_default().note_journal(number, order),
+            Err(errno) => {
+                let noted = round.batch.refuse_entry(session, number, errno);
+                round.must(noted)?;
+            }
+        }
+        Ok(())
     }
 
     fn apply_entry(
@@ -284,10 +300,13 @@ impl Inner {
 
     fn repeated_entry(&self, round: &mut Round<'_>, session: SessionId, number: u64, op: &MetaOp) -> Applied {
         self.counters.changes_repeated.add(1);
-        let outcome = round.ledger.recent.get(&session).map_or(Ok(0), |recent| recent.journal(number));
-        match outcome {
-            Ok(order) => Applied { result: Ok(round.batch.rebuild_reply(op).unwrap_or_default()), order },
-            Err(errno) => Applied { result: Err(errno), order: 0 },
+        let outcome = round.batch.entry_result(session, number);
+        match round.must(outcome) {
+            Ok(Ok(())) => {
+                let order = round.ledger.recent.get(&session).map_or(0, |recent| recent.journal(number));
+                Applied { result: Ok(round.batch.rebuild_reply(op).unwrap_or_default()), order }
+            }
+            Ok(Err(errno)) | Err(errno) => Applied { result: Err(errno), order: 0 },
         }
     }
 

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_chunks::{BlobPlace, PackId, PackStore, Recovery};
-use cairn_meta::{Snapshot, VolumeConfig, VolumeStore};
-use cairn_types::SessionId;
+use cairn_meta::{ApplyContext, Snapshot, VolumeConfig, VolumeStore};
+use cairn_types::{AttrChange, Ino, MetaOp, SessionId, Timestamp};
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
+use rustix::process::{getegid, geteuid};
 
 use super::blobs::from_meta;
 use super::committer::{self, Committer, Kind, Worker};
@@ -39,8 +40,30 @@ pub(super) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions
         inodes_limit: info.inodes_limit,
         created: info.created,
     };
-    VolumeStore::create(&directory.join(METADATA), config)?;
+    let store = VolumeStore::create(&directory.join(METADATA), config)?;
+    give_root_directory_to(&store, geteuid().as_raw(), getegid().as_raw())?;
     PackStore::open(directory.join(PACKS), &options.packs, [])?;
+    Ok(())
+}
+
+/// A volume's first directory belongs to whom the server belongs to: an ordinary user can use what he makes for himself.
+fn give_root_directory_to(store: &VolumeStore, uid: u32, gid: u32) -> Result<(), VolumeError> {
+    if (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    let change = AttrChange { uid: Some(uid), gid: Some(gid), ..AttrChange::default() };
+    let mut batch = store.begin()?;
+    let context = ApplyContext {
+        session: SessionId(0),
+        headroom_bytes: u64::MAX,
+        headroom_inodes: u64::MAX,
+        pending_blobs: &|_| None,
+        open_elsewhere: &|_| Vec::new(),
+    };
+    batch
+        .apply(&context, &MetaOp::SetAttr { ino: Ino::ROOT, change, time: Timestamp::now() })
+        .map_err(|error| VolumeError::Refused(error.to_string()))?;
+    batch.commit(true)?;
     Ok(())
 }
 
@@ -81,6 +104,7 @@ pub(super) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Vo
 /// Opens what is on the disk. Also answers sessions that cannot come back.
 fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
     let store = VolumeStore::open(&directory.join(METADATA), options.metadata_cache)?;
+    let salvage = store.salvage()?;
     let snapshot = store.snapshot();
     let records = snapshot.pack_records()?;
     let known: Vec<(PackId, u64)> =
@@ -92,7 +116,8 @@ fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, V
     let live = |pack: PackId| records.iter().any(|(known, record)| *known == pack.0 && record.live_blobs > 0);
     let damaged = recovery.problems.iter().filter(|problem| live(problem.pack)).count();
     let damage = match damaged {
-        0 => String::new(),
+        0 if salvage.is_empty() => String::new(),
+        0 => salvage.to_string(),
         _ => {
             format!("{damaged} damaged places were found in packs when the volume was opened: run `cairn fsck --data`")
         }

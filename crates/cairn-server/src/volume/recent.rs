@@ -1,11 +1,9 @@
 //! What became of a session's last changes, so that one that is sent again gets the same answer.
 //!
-//! The store knows which numbers were applied; this knows, since the volume was opened, their places in the order and
-//! which of the buffered ones failed. What it has forgotten was long answered.
+//! The store knows which numbers were applied and which were refused; this knows, since the volume was opened, the places
+//! in the order of those that were applied. What it has forgotten was long answered.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use cairn_types::Errno;
 
 /// Most entries of each kind: several times what a client has under way.
 const KEPT: usize = 16 * 1024;
@@ -14,8 +12,8 @@ const KEPT: usize = 16 * 1024;
 pub(super) struct Recent {
     /// Order numbers by token.
     calls: BTreeMap<u64, u64>,
-    /// Entries of the journal, by number, and how each ended.
-    journal: BTreeMap<u64, Result<u64, Errno>>,
+    /// Order numbers of the journal's entries, by number.
+    journal: BTreeMap<u64, u64>,
     /// Entries below the last one that were not among those sent again after a restart. Their answers never reached the
     /// client, so it sends them later, as new ones; they concern other files than those that were answered.
     holes: BTreeSet<u64>,
@@ -37,16 +35,17 @@ impl Recent {
         self.calls.get(&token).copied().unwrap_or(0)
     }
 
-    pub(super) fn note_journal(&mut self, number: u64, outcome: Result<u64, Errno>) {
-        self.journal.insert(number, outcome);
+    pub(super) fn note_journal(&mut self, number: u64, order: u64) {
+        self.journal.insert(number, order);
         if self.journal.len() > KEPT {
             self.journal.pop_first();
         }
     }
 
-    /// How an entry of the journal ended; order 0 if it was forgotten (then it was applied before the start, durably).
-    pub(super) fn journal(&self, number: u64) -> Result<u64, Errno> {
-        self.journal.get(&number).copied().unwrap_or(Ok(0))
+    /// Order number of an entry of the journal that was applied; 0 if it was forgotten (then it was applied before the
+    /// start, durably).
+    pub(super) fn journal(&self, number: u64) -> u64 {
+        self.journal.get(&number).copied().unwrap_or(0)
     }
 
     /// After entry `last`, entry `number` was applied again.
@@ -73,9 +72,8 @@ mod tests {
         assert_eq!((recent.call(1), recent.call(2), recent.call(3)), (10, 11, 0));
         recent.note_call(3, 12, 3);
         assert_eq!((recent.call(2), recent.call(3)), (0, 12));
-        recent.note_journal(5, Ok(20));
-        recent.note_journal(6, Err(Errno::EDQUOT));
-        assert_eq!((recent.journal(5), recent.journal(6), recent.journal(7)), (Ok(20), Err(Errno::EDQUOT), Ok(0)));
+        recent.note_journal(5, 20);
+        assert_eq!((recent.journal(5), recent.journal(6)), (20, 0));
     }
 
     #[test]
@@ -92,7 +90,7 @@ mod tests {
         let mut recent = Recent::default();
         for number in 0..KEPT as u64 + 5 {
             recent.note_call(number, number, 0);
-            recent.note_journal(number, Ok(number));
+            recent.note_journal(number, number);
         }
         assert_eq!((recent.calls.len(), recent.journal.len()), (KEPT, KEPT));
     }

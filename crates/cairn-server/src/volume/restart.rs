@@ -214,7 +214,10 @@ impl Inner {
             }
             OpNumber::Journal(number) => {
                 recent.note_holes(last_number, number);
-                recent.note_journal(number, applied.result.as_ref().map(|_| applied.order).map_err(|errno| *errno));
+                let outcome = applied.result.as_ref().map(|_| applied.order).map_err(|errno| *errno);
+                if let Err(errno) = Self::note_entry(round, session, number, outcome) {
+                    return refused(errno);
+                }
                 round.batch.set_journal_sequence(session, number)
             }
         };

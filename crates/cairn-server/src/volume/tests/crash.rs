@@ -133,6 +133,27 @@ async fn a_blob_that_waits_for_its_metadata_survives_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_entry_of_a_journal_is_refused_again_after_a_kill() {
+    let fixture = Fixture::new().await;
+    let mount = fixture.mount().await;
+    let ino = mount.create(Ino::ROOT, "file", NewNode::Regular).await.expect("made");
+    let blob = mount.put(ino, b"kept").await;
+    let ops = vec![write(ino, BlobId(u64::MAX / 2), 4), write(ino, blob, 4)];
+    let first = mount.journal_as(1, ops.clone()).await;
+    assert!(first[0].result.is_err() && first[1].result.is_ok(), "{first:?}");
+    mount.sync().await;
+    let disk = copy_of(fixture.path());
+    let volume = Arc::new(Volume::open(disk.path(), &options()).await.expect("opened"));
+    let back = Mount::new(Arc::clone(&volume), Some(mount.resume())).await.expect("resumed");
+    assert_eq!(back.welcome.journal_applied, 2);
+    back.ask(reclaim(vec![(ino, LeaseMode::Exclusive)], vec![])).await.expect("reclaimed");
+    // The answer to the first was lost with the server.
+    let again = back.journal_as(1, ops).await;
+    assert_eq!(again[0].result.as_ref().err(), first[0].result.as_ref().err());
+    assert!(again[1].result.is_ok(), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_reported_and_never_returned_as_data_unnoticed() {
     let fixture = Fixture::new().await;
     let mount = fixture.mount().await;
