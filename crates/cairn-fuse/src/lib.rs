@@ -38,6 +38,9 @@ mod transport;
 mod unmount;
 mod uring;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 pub use error::MountError;
 pub use mount::{Mount, Unmounted};
 pub use options::MountOptions;
