@@ -8,6 +8,8 @@ import os
 import pathlib
 import random
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,6 +18,7 @@ import pytest
 
 import harness
 import model
+import syscalls
 
 
 def both(two_mounts):
@@ -356,6 +359,52 @@ def test_both_at_full_speed(two_mounts):
     assert sum((two_mounts[0] / f"shared-{number}").stat().st_size for number in range(5)) == 2 * 150 * 100
 
 
+HAMMER = r"""
+import mmap, os, random, struct, sys, time
+role, path, mine, theirs, end, pages = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6])
+board = mmap.mmap(os.open(sys.argv[7], os.O_RDWR), 4096)
+stamp = lambda at: struct.unpack_from("<Q", board, at)[0]
+source, count = random.Random(os.getpid()), 0
+file = os.open(path, os.O_RDWR)
+view = mmap.mmap(file, pages * 4096, access=mmap.ACCESS_READ)
+while time.monotonic() < end:
+    if role == "write":  # one stamp into every page, then it is announced
+        count += 1
+        for page in source.sample(range(pages), pages):
+            os.pwrite(file, struct.pack("<Q", count), page * 4096 + mine)
+        struct.pack_into("<Q", board, mine, count)
+    else:
+        announced, page = stamp(theirs), source.randrange(pages)
+        at = page * 4096 + theirs
+        bytes_read = view[at : at + 8] if role == "map" else os.pread(file, 8, at)
+        found = struct.unpack("<Q", bytes_read)[0]
+        if found < announced:
+            sys.exit(f"{role}: page {page} said {found} after {announced} had been written")
+        count += 1
+print(count)
+"""
+
+
+@pytest.mark.limit(120)
+def test_no_stale_page_however_busy_the_file_is(two_mounts):
+    """Both mounts write their own bytes of every page; processes on both read and map the other's all the time."""
+    pages, seconds = 256, 8.0
+    for root in two_mounts:
+        (root / "busy").write_bytes(bytes(pages * 4096))
+    with tempfile.TemporaryDirectory() as folder:
+        board = pathlib.Path(folder) / "board"
+        board.write_bytes(bytes(4096))
+        end = time.monotonic() + seconds
+        workers = []
+        for (root, mine, theirs) in ((two_mounts[0], 0, 8), (two_mounts[1], 8, 0)):
+            for role in ("write", "read", "read", "map"):
+                command = [sys.executable, "-c", HAMMER, role, str(root / "busy"), *map(str, (mine, theirs, end, pages, board))]
+                workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        outcomes = [worker.communicate(timeout=100) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * len(workers), [error for _, error in outcomes if error]
+    assert all(int(output) > 0 for output, _ in outcomes), outcomes
+
+
 # --- fencing -------------------------------------------------------------------------------------------------------
 
 TTL = 3.0
@@ -377,7 +426,7 @@ def close_quietly(descriptor: int) -> None:
         pass
 
 
-@pytest.mark.parametrize("next_call", ["fsync", "write"])
+@pytest.mark.parametrize("next_call", ["fsync", "write", "truncate", "fallocate", "punch", "copy_file_range"])
 @pytest.mark.limit(120)
 def test_a_stopped_holder_is_fenced(fencing, next_call: str):
     """The holder of unwritten data is stopped past its lease: the other goes on, and the first overwrites nothing."""
@@ -395,9 +444,17 @@ def test_a_stopped_holder_is_fenced(fencing, next_call: str):
         os.fsync(other.fileno())
     first.process.resume()
     with pytest.raises(OSError):
+        # It must not land either: the program has not been told that what came before it is lost.
         if next_call == "write":
-            # It must not land either: the program has not been told that what came before it is lost.
             os.pwrite(held, b"again", 0)
+        elif next_call == "truncate":
+            os.ftruncate(held, 10)
+        elif next_call == "fallocate":
+            os.posix_fallocate(held, 0, 50_000)
+        elif next_call == "punch":
+            syscalls.fallocate(held, syscalls.FALLOC_PUNCH_HOLE | syscalls.FALLOC_KEEP_SIZE, 0, 3000)
+        elif next_call == "copy_file_range":
+            os.copy_file_range(held, held, 100, 0, 3000)
         os.fsync(held)
     assert (second.path / "file").read_bytes() == b"second" * 1000
     close_quietly(held)

@@ -5,6 +5,7 @@
 //! to a task.
 
 use std::future::Future;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,13 +107,27 @@ pub struct AttrReply {
 /// threads that serve no request.
 pub trait KernelCache: Send + Sync {
     /// Drops attributes and cached pages of a file (`FUSE_NOTIFY_INVAL_INODE`), dirty pages being written first.
-    fn invalidate_data(&self, ino: Ino);
+    fn invalidate_data(&self, ino: Ino) {
+        self.invalidate_range(ino, 0..u64::MAX);
+    }
+    /// As [`KernelCache::invalidate_data`], with pages of these bytes of the file alone. Waits for pages that are being
+    /// read, which the kernel keeps locked until its request is answered.
+    fn invalidate_range(&self, ino: Ino, range: Range<u64>);
     /// Drops cached attributes alone. Never blocks.
     fn invalidate_attr(&self, ino: Ino);
     /// Makes every cached name of the mount be asked for again (`FUSE_NOTIFY_INC_EPOCH`). Never blocks.
     fn expire_entries(&self);
     /// Whether [`KernelCache::expire_entries`] works; otherwise no entry may be given a time to live.
     fn can_expire_entries(&self) -> bool;
+}
+
+/// Where a copy inside the volume goes.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyTarget {
+    pub ino: Ino,
+    /// As in [`FileSystem::allocate`].
+    pub handle: Option<Handle>,
+    pub offset: u64,
 }
 
 /// Everything a mounted volume does. Implementations are cheap to clone (a shared handle).
@@ -123,7 +138,7 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     fn lookup(&self, parent: Ino, name: Name) -> impl Future<Output = FsResult<Lookup>> + Send;
     fn forget(&self, ino: Ino, references: u64);
     fn getattr(&self, ino: Ino) -> impl Future<Output = FsResult<AttrReply>> + Send;
-    /// `truncate` of an open file passes its handle.
+    /// `truncate` of an open file passes its handle, which hears first of writes that were lost.
     fn setattr(
         &self,
         ino: Ino,
@@ -214,22 +229,23 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
         clear_set_gid: bool,
     ) -> impl Future<Output = FsResult<()>> + Send;
     fn remove_xattr(&self, ino: Ino, name: Bytes) -> impl Future<Output = FsResult<()>> + Send;
+    /// `handle`: through which the program asks; it hears first of writes that were lost, as a write does.
     /// `kill_privileges`: clear set-id bits and capabilities, as a write does.
     fn allocate(
         &self,
         ino: Ino,
+        handle: Option<Handle>,
         mode: AllocateMode,
         offset: u64,
         length: u64,
         kill_privileges: bool,
     ) -> impl Future<Output = FsResult<()>> + Send;
-    /// Number of bytes copied. `kill_privileges`: clear set-id bits and capabilities of the target, as a write does.
+    /// Number of bytes copied. `kill_privileges` (of the target) as in [`FileSystem::allocate`].
     fn copy_range(
         &self,
         source: Ino,
         source_offset: u64,
-        target: Ino,
-        target_offset: u64,
+        target: CopyTarget,
         length: u64,
         kill_privileges: bool,
     ) -> impl Future<Output = FsResult<u64>> + Send;

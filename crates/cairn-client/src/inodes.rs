@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::directory::DirectoryCache;
 use crate::extents::ExtentMap;
 use crate::overlay::Overlay;
+use crate::transfers::Transfers;
 
 /// For how long after a look-up an open is expected. Without this, a file that another mount replaces between the two
 /// would be gone when it is opened, and the kernel looks a name up again only once.
@@ -109,8 +110,7 @@ pub(crate) struct NodeState {
     pub last_attr: Option<Box<Attr>>,
     /// The kernel may hold pages of this file, all of them read or written under the present lease.
     pub pages: bool,
-    /// Reads and writes that were answered; what they carried may be in the kernel's cache.
-    pub answered: u64,
+    pub transfers: Transfers,
     /// A name that this node had, for messages and recovery copies.
     pub name: Option<Name>,
     /// The directory in which it had that name.
@@ -142,7 +142,7 @@ impl NodeState {
             private: false,
             last_attr: None,
             pages: false,
-            answered: 0,
+            transfers: Transfers::default(),
             name: None,
             parent: None,
             pending_atime: None,
@@ -325,6 +325,13 @@ impl NodeState {
         }
     }
 
+    /// The recall is over, answered or void.
+    pub(crate) fn end_recall(&mut self) {
+        self.recall = None;
+        self.sealed = false;
+        self.transfers.let_go();
+    }
+
     /// Drops everything that a lease covered. Buffered writes stay: they are the caller's to send or to save.
     pub(crate) fn lose_lease(&mut self) {
         if self.references > 0
@@ -397,8 +404,9 @@ impl Node {
         Waiting(Arc::clone(self))
     }
 
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
+    /// How many requests wait for the server.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst) as usize
     }
 }
 

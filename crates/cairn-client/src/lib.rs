@@ -21,6 +21,7 @@ mod room;
 pub mod session;
 mod stats;
 mod tls;
+mod transfers;
 mod upkeep;
 mod volume;
 mod walk;

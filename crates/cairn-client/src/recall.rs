@@ -1,14 +1,14 @@
 //! Giving leases back: on recall, when the session was fenced, after a restart of the server.
 //!
-//! A recall of a file first empties the kernel's caches, while requests are still answered under the lease (the kernel
-//! writes dirty pages back through this very mount, and a read that waited could hold the lock on a page that the
-//! invalidation waits for). If a read or write was answered meanwhile, what it carried may be in the kernel's cache
-//! again, so the caches are emptied again. Then the node is *sealed*: nothing is answered from here, what is buffered
-//! is flushed, everything is dropped, and the server is told.
+//! A recall of a file first holds its reads and writes and empties the kernel's cache around them ([`crate::transfers`]);
+//! other requests are still answered under the lease, among them the writes by which the kernel brings dirty pages. Then
+//! the node is *sealed*: nothing is answered from here, what is buffered is flushed, everything is dropped, and the server
+//! is told.
 //!
-//! The invalidation may also wait for a lock that the kernel holds for a request on the same file which itself waits for
-//! the server, perhaps behind this recall. It is then left to finish by itself.
+//! The emptying may also wait for a lock that the kernel holds for another request on the same file (a truncation) which
+//! itself waits for the server, perhaps behind this recall. It is then left to finish by itself.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,14 @@ use crate::api::KernelCache;
 use crate::inodes::{Content, Node, PendingRecall};
 use crate::session::{Held, SessionEvents};
 use crate::stats::add;
+use crate::transfers::{Piece, WHOLE};
 use crate::volume::Shared;
 
-/// Times that the kernel's caches are emptied for one recall.
-const INVALIDATIONS: u32 = 8;
+/// An emptying that is seen twice at the same place with this time between, where a transfer has its pages, waits for it.
+const STUCK: Duration = Duration::from_millis(5);
 /// How long the kernel may take to empty its caches.
 const INVALIDATION_LIMIT: Duration = Duration::from_secs(5);
-/// The same while a request on the file waits for the server.
+/// The same while another request than reads and writes on the file waits for the server.
 const INVALIDATION_GRACE: Duration = Duration::from_millis(50);
 /// Pause before a flush for a recall is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -137,8 +138,7 @@ impl Shared {
             if leave == LeaseMode::None {
                 state.lose_lease();
             }
-            state.recall = None;
-            state.sealed = false;
+            state.end_recall();
             let open = state.is_wanted();
             state.declared_open |= open;
             if open && state.opens == 0 {
@@ -177,46 +177,74 @@ impl Shared {
         }
     }
 
+    /// Empties the kernel's cache of a file around what reads and writes keep locked, and holds those (see
+    /// [`crate::transfers`]). Each time that an emptying meets a page locked by a transfer which came after it began, that
+    /// one is left behind and the rest is emptied by another; there are as many at most as programs have requests.
     async fn empty_kernel(self: &Arc<Self>, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
-        for round in 1..=INVALIDATIONS {
-            let (answered, pages) = {
-                let state = node.lock();
-                (state.answered, state.pages)
-            };
-            let finished = if pages {
-                let (kernel, ino) = (Arc::clone(kernel), node.ino);
-                self.wait_for_kernel(node, self.runtime.spawn_blocking(move || kernel.invalidate_data(ino))).await
-            } else {
-                kernel.invalidate_attr(node.ino);
-                true
-            };
+        let begun = Instant::now();
+        let mut left = {
             let mut state = node.lock();
-            let undisturbed = state.answered == answered && state.pages == pages;
-            if undisturbed || !finished || round == INVALIDATIONS {
+            state.transfers.hold();
+            if !state.pages {
                 state.sealed = true;
-                state.pages = false;
-                return;
             }
+            if state.pages { vec![Piece { range: WHOLE, may_be_locked: false }] } else { Vec::new() }
+        };
+        if left.is_empty() {
+            kernel.invalidate_attr(node.ino);
+            return;
         }
+        while !left.is_empty() {
+            let pieces: Arc<[Piece]> = node.lock().transfers.pieces(&left).into();
+            left = self.empty_pieces(node, kernel, &pieces, begun).await;
+        }
+        let mut state = node.lock();
+        state.sealed = true;
+        state.pages = false;
     }
 
-    /// Waits for an invalidation, but not for ever. Whether it has finished.
-    async fn wait_for_kernel(&self, node: &Arc<Node>, mut invalidation: tokio::task::JoinHandle<()>) -> bool {
-        let begun = Instant::now();
+    /// Empties `pieces`, as far as that is possible without waiting for a transfer. Answers what is left.
+    async fn empty_pieces(
+        &self,
+        node: &Arc<Node>,
+        kernel: &Arc<dyn KernelCache>,
+        pieces: &Arc<[Piece]>,
+        begun: Instant,
+    ) -> Vec<Piece> {
+        let done = Arc::new(AtomicUsize::new(0));
+        let mut emptying = {
+            let (kernel, ino, pieces, done) = (Arc::clone(kernel), node.ino, Arc::clone(pieces), Arc::clone(&done));
+            self.runtime.spawn_blocking(move || {
+                for piece in pieces.iter() {
+                    kernel.invalidate_range(ino, piece.range.clone());
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        };
+        let mut seen = None;
+        let mut others_since: Option<Instant> = None;
         loop {
-            let changed = node.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let limit = if node.has_waiting() { INVALIDATION_GRACE } else { INVALIDATION_LIMIT };
-            let left = limit.saturating_sub(begun.elapsed());
-            if left.is_zero() {
-                tracing::debug!(ino = %node.ino, "the kernel empties its cache of a file while the lease goes back");
-                return false;
-            }
             tokio::select! {
-                _ = &mut invalidation => return true,
-                () = changed => {}
-                () = self.sleep(left) => {}
+                _ = &mut emptying => return Vec::new(),
+                () = self.sleep(STUCK) => {}
+            }
+            let at = done.load(Ordering::SeqCst);
+            let Some(piece) = pieces.get(at) else { continue };
+            let (touched, transfers) = {
+                let state = node.lock();
+                (state.transfers.touch(&piece.range), state.transfers.count())
+            };
+            others_since =
+                if node.waiting() > transfers { others_since.or_else(|| Some(Instant::now())) } else { None };
+            if seen.replace(at) == Some(at) && touched {
+                // Two looks, and it is still here: it waits for a page that a transfer keeps.
+                let next = if piece.may_be_locked { at + 1 } else { at };
+                return pieces.get(next..).unwrap_or_default().to_vec();
+            }
+            let blocked = others_since.is_some_and(|since| since.elapsed() > INVALIDATION_GRACE);
+            if blocked || begun.elapsed() > INVALIDATION_LIMIT {
+                tracing::debug!(ino = %node.ino, "the kernel empties its cache of a file while the lease goes back");
+                return Vec::new();
             }
         }
     }
@@ -262,8 +290,7 @@ impl Shared {
                 emptied.push((node.ino, state.pages));
             }
             state.lose_lease();
-            state.recall = None;
-            state.sealed = false;
+            state.end_recall();
             state.pending_atime = None;
             state.declared_open = false;
             state.orphan = false;
@@ -286,8 +313,7 @@ impl Shared {
             let gone = {
                 let mut state = node.lock();
                 // Recalls of the old server are nobody's concern any more.
-                state.recall = None;
-                state.sealed = false;
+                state.end_recall();
                 let gone = state.lease > LeaseMode::None && grant.is_none_or(|grant| grant.mode == LeaseMode::None);
                 if let Some(grant) = grant {
                     state.lease = grant.mode;

@@ -143,6 +143,7 @@ pub(crate) enum Operation {
         wait: bool,
     },
     Fallocate {
+        handle: Handle,
         mode: AllocateMode,
         offset: u64,
         length: u64,
@@ -155,6 +156,7 @@ pub(crate) enum Operation {
     CopyFileRange {
         offset: u64,
         target: Ino,
+        target_handle: Handle,
         target_offset: u64,
         length: u64,
         wide: bool,
@@ -293,6 +295,7 @@ pub(crate) fn decode(header: &abi::InHeader, message: &[u8], dialect: Dialect) -
             Operation::CopyFileRange {
                 offset: arguments.off_in,
                 target: Ino(arguments.nodeid_out),
+                target_handle: Handle(arguments.fh_out),
                 target_offset: arguments.off_out,
                 length: arguments.len,
                 wide: header.opcode == opcode::COPY_FILE_RANGE_64,
@@ -490,7 +493,7 @@ fn fallocate(arguments: &abi::FallocateIn) -> FsResult<Operation> {
         ZERO_KEEP => AllocateMode::Zero { keep_size: true },
         _ => return Err(Errno::EOPNOTSUPP),
     };
-    Ok(Operation::Fallocate { mode, offset: arguments.offset, length: arguments.length })
+    Ok(Operation::Fallocate { handle: Handle(arguments.fh), mode, offset: arguments.offset, length: arguments.length })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! From a decoded request to the call on the [`FileSystem`] and back to a reply. No policy, no I/O of its own.
 
 use bytes::Bytes;
-use cairn_client::api::{FileSystem, Opened};
+use cairn_client::api::{CopyTarget, FileSystem, Opened};
 use cairn_types::limits::XATTR_VALUE_MAX;
 use cairn_types::{AttrChange, Errno, FsResult, Ino, Timestamp};
 
@@ -153,17 +153,20 @@ pub(crate) fn dispatch<F: FileSystem>(
             let patience = if wait { UntilSignal } else { Unconditional };
             run(answer, patience, async move { done(fs.set_lock(lock, wait).await) });
         }
-        Operation::Fallocate { mode, offset, length } => {
+        Operation::Fallocate { handle, mode, offset, length } => {
             // Of this and of copies the kernel does not say who loses set-id bits and capabilities, as it does of writes.
-            run(answer, Unconditional, async move { done(fs.allocate(ino, mode, offset, length, !is_root).await) });
+            run(answer, Unconditional, async move {
+                done(fs.allocate(ino, Some(handle), mode, offset, length, !is_root).await)
+            });
         }
         Operation::Lseek { offset, target } => run(answer, UntilKilled, async move {
             Ok(Reply::Seek(abi::LseekOut { offset: fs.seek(ino, offset, target).await? }))
         }),
-        Operation::CopyFileRange { offset, target, target_offset, length, wide } => {
+        Operation::CopyFileRange { offset, target, target_handle, target_offset, length, wide } => {
             let length = if wide { length } else { length.min(NARROW_COPY_MAX) };
             run(answer, Unconditional, async move {
-                let bytes_copied = fs.copy_range(ino, offset, target, target_offset, length, !is_root).await?;
+                let target = CopyTarget { ino: target, handle: Some(target_handle), offset: target_offset };
+                let bytes_copied = fs.copy_range(ino, offset, target, length, !is_root).await?;
                 Ok(if wide {
                     Reply::Copied(abi::CopyFileRangeOut { bytes_copied })
                 } else {

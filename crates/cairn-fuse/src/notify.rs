@@ -1,6 +1,7 @@
 //! Emptying the kernel's caches: the notifications by which a recalled lease reaches the page and name caches.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
 use cairn_client::api::KernelCache;
 use cairn_types::Ino;
@@ -23,8 +24,8 @@ impl Notifier {
         Notifier { device, can_expire_entries }
     }
 
-    fn invalidate(&self, ino: Ino, off: i64) {
-        let message = abi::NotifyInvalInodeOut { ino: ino.0, off, len: 0 };
+    fn invalidate(&self, ino: Ino, off: i64, len: i64) {
+        let message = abi::NotifyInvalInodeOut { ino: ino.0, off, len };
         match notify_kernel(&self.device, notify::INVAL_INODE, message.as_bytes()) {
             Ok(()) => {}
             // The kernel does not know the node, or the mount has ended: nothing is cached.
@@ -35,14 +36,16 @@ impl Notifier {
 }
 
 impl KernelCache for Notifier {
-    fn invalidate_data(&self, ino: Ino) {
-        // Offset 0 and length 0: from the start to the end.
-        self.invalidate(ino, 0);
+    fn invalidate_range(&self, ino: Ino, range: Range<u64>) {
+        let Ok(start) = i64::try_from(range.start) else { return };
+        // Length 0: up to the end, however far that is.
+        let length = i64::try_from(range.end).map_or(0, |end| end.saturating_sub(start));
+        self.invalidate(ino, start, length);
     }
 
     fn invalidate_attr(&self, ino: Ino) {
         // A negative offset leaves the pages alone.
-        self.invalidate(ino, -1);
+        self.invalidate(ino, -1, 0);
     }
 
     fn expire_entries(&self) {

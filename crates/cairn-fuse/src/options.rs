@@ -9,9 +9,21 @@ use crate::transport::Transport;
 /// Read-ahead of the mount in KiB: 4 MiB nearly doubled cold sequential reads over the kernel's own 128 KiB.
 const READ_AHEAD_KIB: u32 = 4096;
 
-/// Options of mount(8), fstab and systemd that mean nothing to a file system.
-const NOT_FOR_THE_KERNEL: [&str; 9] =
-    ["defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail", "relatime"];
+/// Options of mount(8), fstab and systemd that mean nothing to the kernel's part of a file system, which also leaves
+/// access times to the other part.
+const NOT_FOR_THE_KERNEL: [&str; 11] = [
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "_netdev",
+    "nofail",
+    "relatime",
+    "diratime",
+    "nodiratime",
+];
 
 /// What [`crate::Mount::new`] needs to know.
 #[derive(Clone, Debug)]

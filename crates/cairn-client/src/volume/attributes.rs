@@ -10,7 +10,7 @@ use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::{outcome_unknown, stale, unfitting};
-use crate::api::AttrReply;
+use crate::api::{AttrReply, Handle};
 use crate::inodes::{Node, NodeState};
 
 /// `relatime`: an access time older than this is renewed in any case.
@@ -21,7 +21,12 @@ impl Shared {
         self.current_attr(ino).await
     }
 
-    pub(crate) async fn setattr(self: &Arc<Self>, ino: Ino, change: AttrChange) -> FsResult<AttrReply> {
+    pub(crate) async fn setattr(
+        self: &Arc<Self>,
+        ino: Ino,
+        change: AttrChange,
+        handle: Option<Handle>,
+    ) -> FsResult<AttrReply> {
         self.writable()?;
         let node = self.table.get_or_insert(ino);
         if let Some(attr) = change_gone(&mut node.lock(), &change) {
@@ -36,6 +41,7 @@ impl Shared {
             }
             // What was written before must not be applied after: it would bring back what is cut off.
             self.flush_node(&node).await?;
+            self.take_error_of(&node, handle)?;
         } else if change.mtime.is_some() {
             self.supersede_mtime(&node, change.mtime).await;
         }
@@ -146,6 +152,9 @@ impl Shared {
             return;
         }
         let mut state = node.lock();
+        if self.options.nodiratime && state.directory().is_some() {
+            return;
+        }
         if state.pending_atime.is_some() || !state.holds(LeaseMode::Exclusive) {
             return;
         }

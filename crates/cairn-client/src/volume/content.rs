@@ -8,12 +8,13 @@ use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::unfitting;
-use crate::api::SeekTarget;
+use crate::api::{CopyTarget, Handle, SeekTarget};
 
 impl Shared {
     pub(crate) async fn allocate(
         self: &Arc<Self>,
         ino: Ino,
+        handle: Option<Handle>,
         mode: AllocateMode,
         offset: u64,
         length: u64,
@@ -29,6 +30,7 @@ impl Shared {
         }
         let node = self.table.get_or_insert(ino);
         self.flush_node(&node).await?;
+        self.take_error_of(&node, handle)?;
         let time = Timestamp::now();
         let op = MetaOp::Allocate { ino, mode, offset, length, kill_privileges, time };
         self.call_on_content(op, &node, None).await?;
@@ -39,8 +41,7 @@ impl Shared {
         self: &Arc<Self>,
         source: Ino,
         source_offset: u64,
-        target: Ino,
-        target_offset: u64,
+        target: CopyTarget,
         length: u64,
         kill_privileges: bool,
     ) -> FsResult<u64> {
@@ -48,6 +49,7 @@ impl Shared {
         if length == 0 {
             return Ok(0);
         }
+        let CopyTarget { ino: target, handle, offset: target_offset } = target;
         if target_offset.checked_add(length).is_none_or(|end| end > self.file_size_max()) {
             return Err(Errno::EFBIG);
         }
@@ -55,6 +57,7 @@ impl Shared {
         let to = self.table.get_or_insert(target);
         self.flush_node(&from).await?;
         self.flush_node(&to).await?;
+        self.take_error_of(&to, handle)?;
         let time = Timestamp::now();
         let op = MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time };
         self.settle(&[&from]).await?;

@@ -66,6 +66,12 @@ impl Shared {
         Opened { handle, keep_cache, direct_io }
     }
 
+    /// As [`Shared::take_error`], for changes of content at the server. After the flush: had what was written before been
+    /// lost, a cut or a hole would be all that reaches a file that others have changed since.
+    pub(crate) fn take_error_of(&self, node: &Node, handle: Option<Handle>) -> FsResult<()> {
+        handle.map_or(Ok(()), |handle| self.take_error(node, handle))
+    }
+
     /// The error of lost writes that this handle was not told of yet.
     pub(crate) fn take_error(&self, node: &Node, handle: Handle) -> FsResult<()> {
         let Some(handle) = self.handles.file(handle) else { return Ok(()) };

@@ -40,8 +40,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 use crate::api::{
-    AttrReply, Caller, DirEntry, Entry, FileSystem, Handle, KernelCache, Lookup, Opened, SeekTarget, VolumeUsage,
-    WriteFlags,
+    AttrReply, Caller, CopyTarget, DirEntry, Entry, FileSystem, Handle, KernelCache, Lookup, Opened, SeekTarget,
+    VolumeUsage, WriteFlags,
 };
 use crate::cache::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 use crate::cache::fetch::Blocks;
@@ -76,6 +76,8 @@ pub struct VolumeOptions {
     pub read_only: bool,
     /// Access times are never changed.
     pub noatime: bool,
+    /// Leave access times of directories alone.
+    pub nodiratime: bool,
     /// Where data is saved that can no longer be written to the volume; a folder for each volume is made in it.
     pub recovery_dir: PathBuf,
 }
@@ -95,6 +97,7 @@ impl Default for VolumeOptions {
             flush_delay: Duration::from_secs(1),
             read_only: false,
             noatime: false,
+            nodiratime: false,
             recovery_dir: state.unwrap_or_else(|| PathBuf::from("/var/lib")).join("cairn/recovery"),
         }
     }
@@ -315,8 +318,8 @@ impl FileSystem for Volume {
         self.0.getattr(ino).await
     }
 
-    async fn setattr(&self, ino: Ino, change: AttrChange, _handle: Option<Handle>) -> FsResult<AttrReply> {
-        self.0.setattr(ino, change).await
+    async fn setattr(&self, ino: Ino, change: AttrChange, handle: Option<Handle>) -> FsResult<AttrReply> {
+        self.0.setattr(ino, change, handle).await
     }
 
     async fn readlink(&self, ino: Ino) -> FsResult<Bytes> {
@@ -447,24 +450,24 @@ impl FileSystem for Volume {
     async fn allocate(
         &self,
         ino: Ino,
+        handle: Option<Handle>,
         mode: AllocateMode,
         offset: u64,
         length: u64,
         kill_privileges: bool,
     ) -> FsResult<()> {
-        self.0.allocate(ino, mode, offset, length, kill_privileges).await
+        self.0.allocate(ino, handle, mode, offset, length, kill_privileges).await
     }
 
     async fn copy_range(
         &self,
         source: Ino,
         source_offset: u64,
-        target: Ino,
-        target_offset: u64,
+        target: CopyTarget,
         length: u64,
         kill_privileges: bool,
     ) -> FsResult<u64> {
-        self.0.copy_range(source, source_offset, target, target_offset, length, kill_privileges).await
+        self.0.copy_range(source, source_offset, target, length, kill_privileges).await
     }
 
     async fn seek(&self, ino: Ino, offset: u64, target: SeekTarget) -> FsResult<u64> {

@@ -18,6 +18,7 @@ use crate::extents::{ExtentMap, Known};
 use crate::inodes::{Node, NodeState};
 use crate::overlay::Piece;
 use crate::stats::add;
+use crate::transfers::Transfer;
 
 /// Times that a read begins again because what it was based on has changed.
 const ATTEMPTS: u32 = 100;
@@ -43,6 +44,8 @@ pub(super) enum Plan {
     },
     /// The lease is missing.
     Lease,
+    /// The file is recalled: nothing is answered until it has been given back.
+    Recall,
     /// The extents of this chunk are missing.
     Extents(u32),
 }
@@ -91,6 +94,9 @@ fn push_below(parts: &mut Vec<Origin>, extents: &ExtentMap, chunk: u32, from: u3
 
 impl Shared {
     pub(super) fn plan(&self, state: &NodeState, offset: u64, length: u64) -> FsResult<Plan> {
+        if state.transfers.are_held() {
+            return Ok(Plan::Recall);
+        }
         if !self.usable(state, LeaseMode::Shared) {
             return Ok(Plan::Lease);
         }
@@ -126,6 +132,7 @@ impl Shared {
         length: u32,
     ) -> FsResult<Vec<Bytes>> {
         let node = self.table.get_or_insert(ino);
+        let mut transfer = Transfer::read(&node, offset, u64::from(length));
         let mut gone = 0;
         let mut noted = false;
         for _ in 0..ATTEMPTS {
@@ -134,6 +141,10 @@ impl Shared {
                 Plan::Ready { parts, epoch, size } => (parts, epoch, size),
                 Plan::Lease => {
                     self.acquire(ino, LeaseMode::Shared).await?;
+                    continue;
+                }
+                Plan::Recall => {
+                    self.await_recall(&node).await?;
                     continue;
                 }
                 Plan::Extents(chunk) => {
@@ -173,11 +184,10 @@ impl Shared {
             };
             {
                 let mut state = node.lock();
-                if state.epoch != epoch || state.sealed {
+                if state.epoch != epoch || state.sealed || state.transfers.are_held() {
                     continue;
                 }
-                state.answered += 1;
-                state.pages = true;
+                transfer.answered(&mut state);
             }
             self.note_access(&node);
             add(&self.counters.bytes_read, pieces.iter().map(|piece| piece.len() as u64).sum());
@@ -305,7 +315,7 @@ impl Shared {
                     });
                     return Ok(Some(blobs.collect()));
                 }
-                Plan::Lease => return Ok(None),
+                Plan::Lease | Plan::Recall => return Ok(None),
                 Plan::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
             }
         }

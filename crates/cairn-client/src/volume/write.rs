@@ -10,6 +10,7 @@ use crate::api::{Handle, WriteFlags};
 use crate::inodes::Node;
 use crate::overlay::Freeze;
 use crate::stats::add;
+use crate::transfers::Transfer;
 use crate::writeback::FLUSH_SOON;
 
 /// Segments in one chunk beyond which they are sent without delay: looking through them costs time.
@@ -18,6 +19,8 @@ const SEGMENTS_MAX: usize = 4096;
 /// What a write lacks.
 enum Lacking {
     Lease,
+    /// The file is recalled: nothing is taken until it has been given back.
+    Recall,
     /// Extents of this chunk.
     Extents(u32),
     /// Bytes of room: in all, and beyond what is free.
@@ -67,6 +70,8 @@ impl Shared {
         let length = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
         let node = self.table.get_or_insert(ino);
         let mut wanted = None;
+        // The kernel's own pages are taken in any case: a recall may be waiting for them.
+        let mut transfer = (!flags.from_cache).then(|| Transfer::write(&node, offset, u64::from(length)));
         loop {
             // Anew each time: while this waited, what was written before it may have been lost, and then the program
             // must hear of that before anything more of it reaches the file.
@@ -76,11 +81,12 @@ impl Shared {
             if length == 0 {
                 return Ok(0);
             }
-            match self.try_write(&node, offset, &data, flags)? {
+            match self.try_write(&node, offset, &data, flags, transfer.as_mut())? {
                 Lacking::Nothing => break,
                 Lacking::Lease => {
                     self.acquire(ino, LeaseMode::Exclusive).await?;
                 }
+                Lacking::Recall => self.await_recall(&node).await?,
                 Lacking::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
                 Lacking::Room { needed, missing } => {
                     wanted = Some(self.room.want(needed));
@@ -108,8 +114,8 @@ impl Shared {
         offset: u64,
         data: &Bytes,
         flags: WriteFlags,
+        transfer: Option<&mut Transfer>,
     ) -> FsResult<Lacking> {
-        // The kernel's own pages are taken in any case: a recall may be waiting for them.
         if !flags.from_cache && self.writeback.is_full() {
             return Ok(Lacking::Memory);
         }
@@ -117,6 +123,9 @@ impl Shared {
         let state = &mut *guard;
         if state.removed && !state.orphan {
             return Err(Errno::ESTALE);
+        }
+        if transfer.is_some() && state.transfers.are_held() {
+            return Ok(Lacking::Recall);
         }
         if !self.usable(state, LeaseMode::Exclusive) {
             return Ok(Lacking::Lease);
@@ -169,10 +178,9 @@ impl Shared {
         let much = filled && file.overlay.dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.chunk_size));
         let queue = !std::mem::replace(&mut file.queued, true);
         let idle = !file.flushing;
-        if !flags.from_cache {
+        if let Some(transfer) = transfer {
             // The kernel keeps what it has passed on, as it keeps what it reads.
-            state.answered += 1;
-            state.pages = true;
+            transfer.answered(state);
         }
         drop(guard);
         if queue {

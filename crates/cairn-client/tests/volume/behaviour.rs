@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::kernel::name;
 use crate::support::{World, run};
 use bytes::Bytes;
-use cairn_client::api::{Caller, FileSystem, SeekTarget, WriteFlags};
+use cairn_client::api::{Caller, CopyTarget, FileSystem, SeekTarget, WriteFlags};
 use cairn_types::{AllocateMode, AttrChange, Errno, Ino, LockOwner, Timestamp};
 
 const CHUNK: u32 = 64 * 1024;
@@ -302,10 +302,11 @@ fn space_is_allocated_punched_copied_and_sought() {
         let (a, b) = (mount.find("a").await.expect("found"), mount.find("b").await.expect("found"));
         let data = pattern(200_000, 8);
         mount.write("a", 0, &data).await.expect("written");
-        mount.volume.allocate(a, AllocateMode::Punch, 70_000, 60_000, false).await.expect("punched");
+        mount.volume.allocate(a, None, AllocateMode::Punch, 70_000, 60_000, false).await.expect("punched");
         assert_eq!(mount.volume.seek(a, 0, SeekTarget::Hole).await, Ok(70_000));
         assert_eq!(mount.volume.seek(a, 70_000, SeekTarget::Data).await, Ok(130_000));
-        let copied = mount.volume.copy_range(a, 10, b, 100, 150_000, false).await.expect("copied");
+        let target = CopyTarget { ino: b, handle: None, offset: 100 };
+        let copied = mount.volume.copy_range(a, 10, target, 150_000, false).await.expect("copied");
         assert_eq!(copied, 150_000);
         let mut model = data.clone();
         model[70_000..130_000].fill(0);
@@ -317,7 +318,7 @@ fn space_is_allocated_punched_copied_and_sought() {
         assert!(other.read("b").await.expect("read") == target);
         mount
             .volume
-            .allocate(b, AllocateMode::Reserve { keep_size: false }, 0, 300_000, false)
+            .allocate(b, None, AllocateMode::Reserve { keep_size: false }, 0, 300_000, false)
             .await
             .expect("allocated");
         assert_eq!(other.stat("b").await.expect("stat").size, 300_000);

@@ -484,6 +484,7 @@ impl FileSystem for MemoryFs {
     async fn allocate(
         &self,
         ino: Ino,
+        _handle: Option<Handle>,
         mode: AllocateMode,
         offset: u64,
         length: u64,
@@ -512,11 +513,11 @@ impl FileSystem for MemoryFs {
         &self,
         source: Ino,
         source_offset: u64,
-        target: Ino,
-        target_offset: u64,
+        target: CopyTarget,
         length: u64,
         _kill_privileges: bool,
     ) -> FsResult<u64> {
+        let CopyTarget { ino: target, offset: target_offset, .. } = target;
         let mut state = self.shared.state.lock();
         let bytes = state.file(source)?;
         let start = (source_offset as usize).min(bytes.len());

@@ -2,6 +2,7 @@
 //! empties those caches when told. Whatever is stale here would be stale in a real mount.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,9 +26,11 @@ struct Caches {
 pub(crate) struct Cache(Arc<Mutex<Caches>>);
 
 impl KernelCache for Cache {
-    fn invalidate_data(&self, ino: Ino) {
+    fn invalidate_range(&self, ino: Ino, range: Range<u64>) {
         let mut caches = self.0.lock();
-        caches.pages.remove(&ino);
+        if let Some(pages) = caches.pages.get_mut(&ino) {
+            pages.retain(|page, _| !range.contains(&(page * PAGE)));
+        }
         caches.attrs.remove(&ino);
     }
 
