@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -255,6 +256,85 @@ def test_no_fuse_device(lab: harness.Lab, server: harness.Server):
     )
     assert result.returncode == CANNOT_MOUNT, (result.returncode, result.stderr)
     assert "/dev/fuse" in result.stderr and "--device" in result.stderr, result.stderr
+
+
+ORDINARY_USER = r"""
+import os, pathlib, subprocess, sys, time
+program, home = sys.argv[1], pathlib.Path(sys.argv[2])
+os.environ.update(HOME=str(home), XDG_STATE_HOME=str(home / "state"))
+live, again = home / "live", home / "again"
+live.mkdir(), again.mkdir()
+dev = subprocess.Popen([program, "dev", str(live), "--data", str(home / "data")], stdout=subprocess.PIPE, text=True)
+try:
+    line = dev.stdout.readline()
+    while line and not line.startswith("mounted"):
+        line = dev.stdout.readline()
+    assert os.path.ismount(live), line
+    (live / "file").write_text("mine")
+    (live / "file").chmod(0o600)
+    state = (live / "file").stat()
+    assert (state.st_uid, state.st_gid) == (os.getuid(), os.getgid()), state
+    table = next(line for line in open("/proc/self/mounts") if str(live) in line)
+    assert " fuse.cairn " in table and "nosuid" in table and "nodev" in table, table
+    server = ["--server", f"unix:{home}/data/cairn.sock"]
+    volume = subprocess.run([program, "volume", "list", "--json", *server], check=True, capture_output=True, text=True).stdout
+    name = __import__("json").loads(volume)[0]["name"]
+    subprocess.run([program, "mount", name, str(again), "--log-file", str(home / "log"), *server], check=True, timeout=60)
+    assert (again / "file").read_text() == "mine"
+    subprocess.run([program, "umount", str(again)], check=True, timeout=60)
+    assert not os.path.ismount(again)
+    dev.terminate()
+    assert dev.wait(60) == 0
+    assert not os.path.ismount(live)
+finally:
+    dev.kill()
+    for path in (live, again):
+        subprocess.run(["fusermount3", "-uzq", str(path)])
+print("done")
+"""
+
+
+def test_an_ordinary_user_mounts_with_fusermount(lab: harness.Lab):
+    """In a mount namespace whose /dev/fuse everybody may open, as on most machines."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no right to make a mount namespace")
+    harness.ensure_user(harness.TEST_USERS[0])
+    home, device, program = lab.root / "user", lab.root / "fuse", lab.root / "cairn"
+    home.mkdir()
+    lab.root.chmod(0o755)
+    shutil.chown(home, harness.TEST_USERS[0], harness.TEST_USERS[0])
+    shutil.copy(harness.binary(), program)
+    prepare = (
+        f"mknod -m 666 {device} c 10 229 && mount --bind {device} /dev/fuse && exec setpriv --reuid "
+        f'{harness.TEST_USERS[0]} --regid {harness.TEST_USERS[0]} --clear-groups /usr/bin/python3 -c "$0" {program} {home}'
+    )
+    result = subprocess.run(
+        ["unshare", "-m", "sh", "-c", prepare, ORDINARY_USER],
+        env=lab.environment(), capture_output=True, text=True, timeout=180, check=False,
+    )
+    assert result.returncode == 0 and result.stdout.endswith("done\n"), result.stdout + result.stderr
+
+
+def test_options_of_access_times(lab: harness.Lab, server: harness.Server):
+    directory = lab.new_path("mnt")
+    directory.mkdir()
+    mount = ["mount", "vol", str(directory), "--server", server.address, "--log-file", str(lab.root / "mount.log")]
+    fails(lab, USAGE, *mount, "-o", "strictatime", says="relatime")
+    lab.tell(f"mount {directory}")
+    lab.run(*mount, "-o", "nodiratime,noexec")
+    for session in server.json("status")["sessions"]:
+        lab.tell(f"process {session['pid']}")
+    try:
+        (directory / "dir").mkdir()
+        (directory / "dir" / "file").write_text("x")
+        os.utime(directory / "dir", (1, 1))
+        os.utime(directory / "dir" / "file", (1, 1))
+        os.listdir(directory / "dir")
+        assert (directory / "dir" / "file").read_text() == "x"
+        assert (directory / "dir").stat().st_atime == 1
+        assert (directory / "dir" / "file").stat().st_atime > 1
+    finally:
+        lab.run("umount", str(directory))
 
 
 def test_umount_of_what_is_not_mounted(lab: harness.Lab):

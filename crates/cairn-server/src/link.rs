@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_wire::{Frame, FrameError, FrameKind, FrameLimits, FrameReader, FrameWriter};
+use cairn_wire::{Frame, FrameError, FrameKind, FrameLimits, FrameReader, FrameWriter, frame};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -13,8 +13,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::Limits;
 use crate::stream::{CountingReader, ReadHalf, StallGuard, WriteHalf};
 
-/// Bytes of a frame before its message, as laid down in [`cairn_wire::frame`].
-const FRAME_HEADER: u64 = 28;
 /// How often a silent connection is looked at, at least: it is what a slow frame may take beyond its time.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -62,7 +60,7 @@ impl LinkReader {
         loop {
             if let Ok(frame) = timeout_at(Instant::now() + self.look_every, self.frames.read()).await {
                 let frame = frame?;
-                self.consumed += FRAME_HEADER + frame.message.len() as u64 + frame.bulk.len() as u64;
+                self.consumed += (frame::HEADER + frame.message.len() + frame.bulk.len()) as u64;
                 return Ok(frame);
             }
             let partial = self.received.load(Ordering::Relaxed).saturating_sub(self.consumed);

@@ -22,7 +22,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::codec::{self, CodecError};
 
 const MAGIC: [u8; 4] = *b"CRN1";
-const HEADER: usize = 28;
+/// Bytes of a frame before its message.
+pub const HEADER: usize = 28;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cairn_client::api::FileSystem;
 use cairn_client::{ConnectOptions, DiskCacheOptions, SessionOptions, Volume, VolumeOptions};
 use cairn_fuse::{Mount, MountError, MountOptions};
@@ -50,13 +50,23 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
         directory: directory.display().to_string(),
         read_only: plan.tuning.read_only,
     };
+    let has = |word: &str| plan.kernel_options.iter().any(|option| option.split(',').any(|given| given == word));
+    if has("strictatime") {
+        bail!(WithExit(
+            Exit::Usage,
+            "strictatime is not offered: access times are kept as relatime keeps them; mount without it, or with \
+             noatime or nodiratime"
+                .into()
+        ));
+    }
     let mut session = SessionOptions::new(plan.connect, plan.volume, info);
     session.give_up_after = plan.tuning.server_timeout;
     let options = VolumeOptions {
         cache_bytes: plan.tuning.cache_size.0,
         disk_cache: disk_cache(&plan.tuning),
         read_only: plan.tuning.read_only,
-        noatime: plan.tuning.noatime,
+        noatime: plan.tuning.noatime || has("noatime"),
+        nodiratime: has("nodiratime"),
         recovery_dir: paths::recovery_directory(),
         ..VolumeOptions::default()
     };

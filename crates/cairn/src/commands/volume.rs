@@ -100,6 +100,9 @@ fn list(output: &Output) -> Result<ExitCode> {
             })
             .collect();
         output::table(&["ID", "NAME", "USED", "SIZE", "FILES", "DATA CENTRE"], &rows);
+        for VolumeStatus { info, trouble, .. } in volumes.iter().filter(|status| !status.trouble.is_empty()) {
+            println!("trouble with {} ({}): {trouble}", info.name, info.id);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
