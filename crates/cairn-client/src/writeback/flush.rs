@@ -19,9 +19,10 @@ use crate::stats::add;
 use crate::volume::Shared;
 use crate::volume::space::lost_write_errno;
 
-/// Most bytes, about, of one round: of one file, and in all.
-const ROUND_FILE_BYTES: u64 = 16 * 1024 * 1024;
-const ROUND_BYTES: u64 = 32 * 1024 * 1024;
+/// Most bytes, about, of one round: of one file, and in all. Between two rounds nothing is on its way for two round trips,
+/// which a link of 400 MB/s and 4 ms turns into a tenth of the time of a round of 32 MiB.
+const ROUND_FILE_BYTES: u64 = 64 * 1024 * 1024;
+const ROUND_BYTES: u64 = 64 * 1024 * 1024;
 /// Most chunks of one round.
 const ROUND_CHUNKS: usize = 4096;
 /// Most bytes and blobs of one request.
