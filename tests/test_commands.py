@@ -50,7 +50,9 @@ def test_the_life_of_a_volume(lab: harness.Lab):
     fails(lab, FAILURE, "volume", "delete", "renamed", "--server", server.address, says="--yes")
     server.run("volume", "delete", "renamed", "--yes")
     assert server.json("volume", "list") == []
-    assert not any((server.data / "volumes").glob("*")), "the data of a deleted volume stay on the disk"
+    harness.wait_until(
+        lambda: not any((server.data / "volumes").glob("*")), 10, "the data of a deleted volume leave the disk"
+    )
 
 
 def test_a_mounted_volume_is_not_deleted(lab: harness.Lab, server: harness.Server, own_mount: harness.Mount):
