@@ -35,6 +35,10 @@ pub(crate) struct Want {
 }
 
 impl Want {
+    fn lies_in(&self, range: &BlobRange) -> bool {
+        self.blob == range.blob && self.from >= range.offset && self.to <= range.offset + range.length
+    }
+
     pub(crate) fn key(&self) -> BlockKey {
         BlockKey { blob: self.blob, index: self.from / BLOCK }
     }
@@ -204,9 +208,25 @@ impl Blocks {
                         add(&context.counters.bytes_fetched, bytes);
                         blocks.deliver(&request, &ranges, &parts);
                     }
-                    Err(errno) => request.fetches.iter().for_each(|fetch| fetch.finish(Err(errno))),
+                    Err(errno) if ranges.len() == 1 => {
+                        request.fetches.iter().for_each(|fetch| fetch.finish(Err(errno)));
+                    }
+                    Err(_) => blocks.fetch_one_by_one(&context, &request, &ranges).await,
                 }
             });
+        }
+    }
+
+    /// A blob that is damaged or gone has failed a request for many: the others must not suffer from it.
+    async fn fetch_one_by_one(&self, context: &FetchContext, request: &Request, ranges: &[BlobRange]) {
+        for range in ranges {
+            match context.session.read_blobs(vec![*range]).await {
+                Ok(parts) => self.deliver(request, std::slice::from_ref(range), &parts),
+                Err(errno) => {
+                    let failed = request.fetches.iter().filter(|fetch| fetch.want.lies_in(range));
+                    failed.for_each(|fetch| fetch.finish(Err(errno)));
+                }
+            }
         }
     }
 
@@ -214,7 +234,7 @@ impl Blocks {
         for (range, (part, data)) in ranges.iter().zip(parts) {
             for fetch in &request.fetches {
                 let want = fetch.want;
-                if want.blob != range.blob || want.from < range.offset || want.to > range.offset + range.length {
+                if !want.lies_in(range) {
                     continue;
                 }
                 let outcome = cut(want, part.offset, data).ok_or(Errno::EIO);
