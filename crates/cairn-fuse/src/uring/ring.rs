@@ -3,9 +3,9 @@
 //! A slot is either in the kernel's hands (`Place::Kernel`: empty, waiting for a request) or out (`Place::Out`: its
 //! request is being served). The kernel writes into a slot only while this thread is inside a system call, and only
 //! this thread submits. **A queue is never without a slot in the kernel's hands** for longer than one turn of the
-//! loop: when fewer than [`RESERVE`] are left, more are registered. The reserve is there because a request that came while
-//! all were out has been seen to wait for an answer to another, even if slots were registered meanwhile (Linux 6.18); one of
-//! the others may wait for exactly that request: a lock for its unlocking, a recalled lease for dirty pages to be written.
+//! loop: when fewer than [`RESERVE`] are left, more are registered. The reserve is there because requests were seen to
+//! wait for ever where slots were only added once all were out (Linux 6.18; the kernel seems to hand a request that came then to
+//! the next answer, not to a new slot), and an answer may wait for exactly such a request: a lock for its unlocking, a recalled lease for dirty pages to be written.
 
 use std::io;
 use std::sync::Arc;
