@@ -127,6 +127,18 @@ def server(lab: harness.Lab) -> harness.Server:
 
 
 @pytest.fixture
+def engine() -> None:
+    """The test runs containers: skipped with the reason where that cannot be done, which is a failure in CI."""
+    import containers
+
+    reason = containers.why_not()
+    if reason and os.environ.get("CI"):
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
 def own_mount(lab: harness.Lab, server: harness.Server) -> harness.Mount:
     """The volume of `server`, mounted."""
     return lab.mount(server, "vol")

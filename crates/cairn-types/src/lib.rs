@@ -14,6 +14,7 @@ pub mod limits;
 pub mod lock;
 pub mod name;
 pub mod op;
+pub mod size;
 pub mod time;
 
 pub use attr::{Attr, AttrFlags, FileKind};
@@ -25,4 +26,5 @@ pub use lease::LeaseMode;
 pub use lock::{ByteRange, FileLock, LockFamily, LockKind, LockOwner};
 pub use name::Name;
 pub use op::{AllocateMode, AttrChange, MetaOp, NewNode, OpReply, RenameMode, WrittenExtent, XattrMode};
+pub use size::Size;
 pub use time::Timestamp;

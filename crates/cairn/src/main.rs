@@ -10,12 +10,12 @@ mod logging;
 mod output;
 mod paths;
 mod runtime;
-mod size;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use cairn_types::size;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command};
@@ -59,6 +59,7 @@ fn run() -> Result<ExitCode> {
         Command::Export(options) => commands::transfer::export(&options),
         Command::Bench(options) => commands::bench::run(&options),
         Command::Key(command) => commands::key::run(command),
+        Command::Plugin(command) => commands::plugin::run(&command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cairn", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ pub(crate) mod key;
 pub(crate) mod man;
 pub(crate) mod mount;
 pub(crate) mod mounted;
+pub(crate) mod plugin;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod stats;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// A number of bytes that parses and prints with units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Size(pub(crate) u64);
+pub struct Size(pub u64);
 
 /// Suffix and bytes of each unit. Units without `i` mean the same powers of two, except `KB`, `MB`, `GB`, `TB`,
 /// which are powers of ten, as `dd` and `truncate` read them.

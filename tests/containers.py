@@ -1,0 +1,237 @@
+"""A container engine of the test's own: Podman with its own storage and configuration, a small image made here, and
+`cairn plugin docker` for its volumes.
+
+Everything lives in a lab's folder, so that tests run beside others and beside the machine's own containers. Podman is
+configured by files alone, so commands look as a user would write them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+
+import harness
+
+IMAGE = "localhost/box"
+"""BusyBox and nothing else."""
+
+PODMAN_LIMIT = 60.0
+
+# The runtime and the limits are those that work where the tests themselves run in a sandbox without systemd: runc asks less of
+# the kernel than crun, control groups are made as folders, and limits are not raised beyond what the sandbox has.
+CONFIGURATION = """\
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=1000:1000"]
+netns = "none"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "{root}/tmp"
+[engine.volume_plugins]
+cairn = "{socket}"
+"""
+
+STORAGE = """\
+[storage]
+driver = "overlay"
+graphroot = "{root}/storage"
+runroot = "{root}/run"
+"""
+
+
+@functools.cache
+def why_not() -> str | None:
+    """The reason why containers cannot be run here; None if they can."""
+    missing = [name for name in ("podman", "runc", "busybox") if not shutil.which(name)]
+    if missing:
+        return f"{', '.join(missing)} not installed (scripts/setup installs podman, runc and busybox-static)"
+    if os.geteuid() != 0:
+        return "containers with mounts take root"
+    with harness.Lab() as lab, Podman(lab) as podman:
+        trial = podman.run("run", "--rm", IMAGE, "true", check=False)
+        return None if trial.returncode == 0 else f"podman cannot run a container here: {trial.stderr.strip()}"
+
+
+def make_root(target: pathlib.Path) -> None:
+    """A root file system: BusyBox under the names of its programs, and the folders that a container expects."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    (target / "bin").mkdir(parents=True)
+    shutil.copy(busybox, target / "bin" / "busybox")
+    for name in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True, timeout=20).stdout.split():
+        if name != "busybox":
+            (target / "bin" / name).symlink_to("busybox")
+    for name in ("dev", "etc", "proc", "root", "run", "sys", "tmp"):
+        (target / name).mkdir()
+
+
+class Podman:
+    """Podman with storage, configuration and an image of its own; use it as a context manager."""
+
+    def __init__(self, lab: harness.Lab, plugin_socket: pathlib.Path | None = None):
+        self.lab = lab
+        self.root = lab.new_path("podman")
+        self.root.mkdir()
+        (self.root / "containers.conf").write_text(
+            CONFIGURATION.format(root=self.root, socket=plugin_socket or self.root / "none.sock")
+        )
+        (self.root / "storage.conf").write_text(STORAGE.format(root=self.root))
+        # Podman mounts its storage onto itself.
+        lab.tell(f"mount {self.root}/storage/overlay")
+        self.import_image(IMAGE)
+
+    def __enter__(self) -> Podman:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes any `podman` use this storage and configuration."""
+        return {
+            "CONTAINERS_CONF": str(self.root / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(self.root / "storage.conf"),
+        }
+
+    def run(
+        self, *arguments: object, check: bool = True, limit: float = PODMAN_LIMIT, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            ["podman", *map(str, arguments)], input=stdin or b"", capture_output=True, timeout=limit, check=False,
+            env=self.lab.environment(self.environment),
+        )
+        text = subprocess.CompletedProcess(
+            result.args, result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
+        )
+        if check and text.returncode != 0:
+            raise harness.Failed(f"podman {' '.join(map(str, arguments))} ended with {text.returncode}:\n{text.stdout}{text.stderr}")
+        return text
+
+    def start(self, *arguments: object) -> str:
+        """`podman run -d`; the container's id. Its process ends with the tests, even if they are killed."""
+        container = self.run("run", "-d", *arguments).stdout.strip()
+        self.watch(container)
+        return container
+
+    def watch(self, container: str) -> None:
+        """Has the watchdog end the container's process if the tests cannot."""
+        pid = int(self.run("inspect", "--format", "{{.State.Pid}}", container).stdout)
+        if pid:
+            self.lab.tell(f"process {pid}")
+
+    def import_image(self, name: str, files: dict[str, bytes] | None = None, folders: tuple[str, ...] = ()) -> None:
+        """Makes an image of BusyBox with these files (executable) and folders."""
+        with tempfile.TemporaryDirectory(dir=self.root) as scratch:
+            root = pathlib.Path(scratch) / "root"
+            make_root(root)
+            for folder in folders:
+                (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            for path, content in (files or {}).items():
+                file = root / path.lstrip("/")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+                file.chmod(0o755)
+            archive = pathlib.Path(scratch) / "image.tar"
+            with tarfile.open(archive, "w") as tar:
+                tar.add(root, arcname=".")
+            self.run("import", archive, name)
+
+    def close(self) -> None:
+        with contextlib.suppress(harness.Failed, subprocess.TimeoutExpired):
+            self.run("rm", "--all", "--force", "--time", "0")
+        overlay = self.root / "storage" / "overlay"
+        for _ in range(64):
+            mounted = [line.split()[4] for line in open("/proc/self/mountinfo", encoding="utf-8") if f" {self.root}/" in line]
+            if not mounted:
+                break
+            subprocess.run(["umount", "-l", mounted[-1]], check=False, timeout=30, stderr=subprocess.DEVNULL)
+        self.lab.tell(f"unmounted {overlay}")
+
+
+class Plugin:
+    """`cairn plugin docker` for a server."""
+
+    def __init__(self, lab: harness.Lab, server: harness.Server, *flags: str):
+        self.lab = lab
+        self.server = server
+        self.socket = lab.root / "cairn.plugin.sock"
+        self.state = lab.new_path("plugin")
+        self.flags = flags
+        self.start()
+
+    def __enter__(self) -> Plugin:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        self.process = harness.Process(
+            self.lab, "plugin",
+            [str(harness.binary()), "plugin", "docker", "--socket", str(self.socket), "--state", str(self.state),
+             "--server", self.server.address, *self.flags],
+        )
+        self.process.wait_for(r"^listening on ")
+
+    def stop(self) -> int:
+        return self.process.stop()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def live(self) -> list[pathlib.Path]:
+        """Directories that are mounted for containers."""
+        return [path for path in sorted((self.state / "live").glob("*")) if harness.is_mounted(path)]
+
+    def call(self, path: str, **fields: object) -> dict[str, object]:
+        """One request as an engine makes it; the answer with its status under `status`."""
+        return self.send(path, json.dumps(fields).encode())
+
+    def send(self, path: str, body: bytes) -> dict[str, object]:
+        head = f"POST {path} HTTP/1.1\r\nHost: plugin\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(90)
+            connection.connect(str(self.socket))
+            with contextlib.suppress(BrokenPipeError):
+                connection.sendall(head.encode() + body)
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                while received := connection.recv(65536):
+                    answer += received
+        first, _, rest = answer.partition(b"\r\n")
+        return {"status": int(first.split()[1])} | json.loads(rest.partition(b"\r\n\r\n")[2])
+
+    def mount(self, name: str, holder: str) -> pathlib.Path:
+        """Mounts as an engine does."""
+        answer = self.call("/VolumeDriver.Mount", Name=name, ID=holder)
+        assert answer["status"] == 200, answer
+        path = pathlib.Path(str(answer["Mountpoint"]))
+        self.lab.tell(f"mount {path}")
+        return path
+
+    def close(self) -> None:
+        if self.process.alive():
+            with contextlib.suppress(harness.Failed):
+                self.process.stop(limit=40)
+        unmount_below(self.lab, self.state / "live")
+
+
+def unmount_below(lab: harness.Lab, folder: pathlib.Path) -> None:
+    """Takes away the mounts in a folder; in good order as long as the server lives."""
+    for path in sorted(folder.glob("*")):
+        if harness.is_mounted(path):
+            lab.run("umount", str(path), "--timeout", "20s", check=False)
+        for _ in range(4):
+            if not harness.is_mounted(path):
+                break
+            subprocess.run(["umount", "-l", str(path)], check=False, timeout=30, stderr=subprocess.DEVNULL)
