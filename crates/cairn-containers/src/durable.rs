@@ -28,12 +28,12 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> DurableError + '_ {
 }
 
 /// Makes a folder that is nobody else's to look into.
-pub(crate) fn private_folder(path: &Path) -> Result<(), DurableError> {
+pub fn private_folder(path: &Path) -> Result<(), DurableError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))
 }
 
 /// Keeps other processes out of a folder until the file is dropped.
-pub(crate) fn lock(path: &Path) -> Result<File, DurableError> {
+pub fn lock(path: &Path) -> Result<File, DurableError> {
     let file =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed(path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -44,7 +44,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, DurableError> {
 }
 
 /// The document, or the default where there is none yet.
-pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path) -> Result<T, DurableError> {
+pub fn load<T: DeserializeOwned + Default>(path: &Path) -> Result<T, DurableError> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|error| DurableError::Damaged { path: path.to_path_buf(), reason: error.to_string() }),
@@ -54,7 +54,7 @@ pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Dura
 }
 
 /// Replaces the document; it is on stable storage when this returns.
-pub(crate) fn save<T: Serialize>(path: &Path, document: &T) -> Result<(), DurableError> {
+pub fn save<T: Serialize>(path: &Path, document: &T) -> Result<(), DurableError> {
     let mut bytes = serde_json::to_vec_pretty(document)
         .map_err(|error| DurableError::Damaged { path: path.to_path_buf(), reason: error.to_string() })?;
     bytes.push(b'\n');

@@ -4,7 +4,7 @@
 //! A mount is made by this program started again (`cairn mount`), so it is a process of its own and goes on
 //! when the process that asked for it ends. Not here: what a pod is, and how a container is started (`cairn-control`).
 
-mod durable;
+pub mod durable;
 pub mod mounts;
 pub mod program;
 pub mod volume_plugin;

@@ -4,10 +4,15 @@
 //! server that was restarted finds its pods again by [`ContainerEngine::list`]. Every call has an end: an engine that does not
 //! answer in time is an error.
 
+mod choose;
+mod cli;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use cairn_types::VolumeId;
+
+pub use choose::{ChooseError, EngineChoice, EngineOptions, choose};
 
 /// What the container of a pod shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
