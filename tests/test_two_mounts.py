@@ -538,3 +538,17 @@ def test_a_killed_mount_leaves_what_it_synced(fencing):
     first.start()
     assert (first.path / "file").read_bytes() == b"taken over"
     server.assert_clean("vol", "--data")
+
+
+def test_a_file_removed_elsewhere_gives_its_room_back_when_it_is_closed(two_mounts):
+    for number, holder, remover in both(two_mounts):
+        before = os.statvfs(holder).f_bfree
+        descriptor = os.open(holder / "open", os.O_RDWR | os.O_CREAT)
+        os.write(descriptor, bytes([number]) * 4_000_000)
+        os.fsync(descriptor)
+        (remover / "open").unlink()
+        assert os.pread(descriptor, 5_000_000, 0) == bytes([number]) * 4_000_000
+        assert os.fstat(descriptor).st_nlink == 0
+        assert os.statvfs(remover).f_bfree < before
+        os.close(descriptor)
+        harness.wait_until(lambda: os.statvfs(remover).f_bfree == before, 10, "its room comes back")

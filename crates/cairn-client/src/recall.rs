@@ -60,12 +60,14 @@ impl SessionEvents for Events {
         let Some(shared) = self.shared.upgrade() else { return Held::default() };
         let mut held = Held { locks: shared.locks.all(), ..Held::default() };
         for node in shared.table.all() {
-            let state = node.lock();
+            let mut state = node.lock();
             if state.lease > LeaseMode::None {
                 held.leases.push((node.ino, state.lease));
             }
-            if state.opens > 0 {
+            if state.opens > 0 || state.declared_open {
                 held.open.push(node.ino);
+                // The server is told of its end as well.
+                state.declared_open = true;
             }
         }
         held

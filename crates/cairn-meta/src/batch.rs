@@ -321,13 +321,27 @@ impl Batch {
 
     /// Drops a session's hold on nameless files; those that nobody else holds are deleted.
     pub fn release_session(&mut self, session: SessionId) -> Result<(), ApplyError> {
+        self.release_session_but(session, |_| false)
+    }
+
+    /// As [`Batch::release_session`], but for the files that it still has open.
+    pub fn release_session_but(&mut self, session: SessionId, open: impl Fn(Ino) -> bool) -> Result<(), ApplyError> {
         self.attempt(|batch| {
             for (ino, holder) in batch.all_pins()? {
-                if holder == session {
+                if holder == session && !open(ino) {
                     ops::release_pin(batch, ino, session)?;
                 }
             }
             Ok(())
+        })
+    }
+
+    /// Drops a session's hold on one nameless file, if it has one; a file that nobody else holds is deleted. Whether the
+    /// file is no more.
+    pub fn release_file(&mut self, session: SessionId, ino: Ino) -> Result<bool, ApplyError> {
+        self.attempt(|batch| {
+            ops::release_pin(batch, ino, session)?;
+            Ok(batch.inode(ino)?.is_none())
         })
     }
 

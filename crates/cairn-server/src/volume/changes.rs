@@ -241,7 +241,7 @@ impl Inner {
             headroom_bytes: room.bytes,
             headroom_inodes: room.inodes,
             pending_blobs: &|blob| self.blobs.place(blob).map(to_meta),
-            open_elsewhere: &|ino| self.open_files.holders(ino),
+            open_elsewhere: &|ino| self.open_files.keepers(ino),
         };
         let outcome = round.batch.apply(&context, op);
         let outcome = round.settle(outcome);

@@ -101,7 +101,7 @@ impl Inner {
                 done()
             }
             Request::CloseFiles(files) => {
-                self.open_files.close(id, &files);
+                self.close_files(id, &files);
                 done()
             }
             Request::Query(query) => self.query(id, query).await,

@@ -120,7 +120,9 @@ impl Inner {
         }
         let mut answers: HashMap<SessionId, oneshot::Sender<Vec<Applied>>> = HashMap::new();
         let mut changes = Vec::new();
+        let mut returned = Vec::new();
         for (session, claims) in back {
+            returned.push(session);
             if let Some(found) = self.sessions.get(session) {
                 found.set_stage(Stage::Live);
             }
@@ -129,8 +131,14 @@ impl Inner {
         }
         let replayed = changes.len();
         let inner = Arc::clone(&self);
-        let outcome = self.committer.submit(Kind::Early, move |round| inner.replay_all(round, changes)).await;
-        match outcome {
+        let replay = self.committer.submit(Kind::Early, move |round| {
+            let results = inner.replay_all(round, changes);
+            for session in returned {
+                inner.release_unclaimed(round, session);
+            }
+            results
+        });
+        match replay.await {
             Ok(mut results) => {
                 for (session, answer) in answers {
                     // A client whose connection broke meanwhile asks again.

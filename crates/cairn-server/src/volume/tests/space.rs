@@ -34,6 +34,71 @@ async fn space_of_deleted_files_is_given_back() {
     fixture.must_be_sound().await;
 }
 
+/// `first` makes files that `second` removes while `first` has them open.
+async fn removed_while_open(first: &mut Mount, second: &Arc<Mount>, names: &'static [&'static str]) -> Vec<Ino> {
+    let mut inos = Vec::new();
+    for name in names {
+        let ino = first.create(Ino::ROOT, name, NewNode::Regular).await.expect("made");
+        first.write(ino, &vec![7; 30_000]).await.result.expect("written");
+        inos.push(ino);
+    }
+    let unlinking = tokio::spawn({
+        let second = Arc::clone(second);
+        async move {
+            for name in names {
+                second.unlink(name).await.expect("removed");
+            }
+        }
+    });
+    let mut left = [&[Ino::ROOT], &*inos].concat();
+    while !left.is_empty() {
+        let (recalled, _, stamp) = first.recalled().await;
+        left.retain(|other| *other != recalled);
+        first.give_back(recalled, stamp, LeaseMode::None, recalled != Ino::ROOT).await;
+    }
+    unlinking.await.expect("task");
+    inos
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_removed_elsewhere_goes_when_it_is_closed() {
+    let fixture = Fixture::new().await;
+    let mut first = fixture.mount().await;
+    let second = Arc::new(fixture.mount().await);
+    let empty = fixture.volume.usage();
+    let ino = removed_while_open(&mut first, &second, &["file"]).await[0];
+    assert_eq!(first.attr(ino).await.map(|(attr, _)| attr.nlink), Ok(0), "kept for who has it open");
+    assert!(fixture.volume.usage().bytes_used >= empty.bytes_used + 30_000);
+    first.ask(Request::CloseFiles(vec![ino])).await.expect("closed");
+    let volume = Arc::clone(&fixture.volume);
+    let room = |usage: Usage| (usage.bytes_used, usage.inodes_used);
+    eventually("room", || room(volume.usage()) == room(empty)).await;
+    assert_eq!(first.attr(ino).await.map(|_| ()), Err(Errno::ENOENT));
+    fixture.must_be_sound().await;
+    first.ask(Request::CloseFiles(vec![ino])).await.expect("told again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_closed_while_the_server_was_away_goes() {
+    let fixture = Fixture::new().await;
+    let mut first = fixture.mount().await;
+    let second = Arc::new(fixture.mount().await);
+    let empty = fixture.volume.usage();
+    let [closed, open] = *removed_while_open(&mut first, &second, &["closed", "open"]).await else { panic!() };
+    second.ask(Request::Goodbye).await.expect("unmounted");
+    first.sync().await;
+    let disk = copy_of(fixture.path());
+    let volume = Arc::new(Volume::open(disk.path(), &options()).await.expect("opened"));
+    let mount = Mount::new(Arc::clone(&volume), Some(first.resume())).await.expect("resumed");
+    let held = Request::Reclaim { leases: vec![], open: vec![open], locks: vec![], replay: vec![], complete: true };
+    mount.ask(held).await.expect("reclaimed");
+    assert_eq!(mount.attr(closed).await.map(|_| ()), Err(Errno::ENOENT));
+    assert_eq!(mount.attr(open).await.map(|(attr, _)| attr.nlink), Ok(0), "kept for who has it open");
+    mount.ask(Request::CloseFiles(vec![open])).await.expect("closed");
+    let room = |usage: Usage| (usage.bytes_used, usage.inodes_used);
+    eventually("room", || room(volume.usage()) == room(empty)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pack_of_which_little_is_alive_is_rewritten() {
     let small =
