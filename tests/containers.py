@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 
@@ -61,17 +62,25 @@ def why_not() -> str | None:
         return None if trial.returncode == 0 else f"podman cannot run a container here: {trial.stderr.strip()}"
 
 
-def make_root(target: pathlib.Path) -> None:
-    """A root file system: BusyBox under the names of its programs, and the folders that a container expects."""
-    busybox = shutil.which("busybox")
-    assert busybox is not None
-    (target / "bin").mkdir(parents=True)
-    shutil.copy(busybox, target / "bin" / "busybox")
-    for name in subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True, timeout=20).stdout.split():
+def make_root(target: pathlib.Path, busybox: bool = True) -> None:
+    """A root file system: the folders that a container expects, and BusyBox under the names of its programs."""
+    for name in ("dev", "etc", "proc", "root", "run", "sys", "tmp"):
+        (target / name).mkdir(parents=True)
+    if not busybox:
+        return
+    program = shutil.which("busybox")
+    assert program is not None
+    (target / "bin").mkdir()
+    shutil.copy(program, target / "bin" / "busybox")
+    for name in subprocess.run([program, "--list"], capture_output=True, text=True, check=True, timeout=20).stdout.split():
         if name != "busybox":
             (target / "bin" / name).symlink_to("busybox")
-    for name in ("dev", "etc", "proc", "root", "run", "sys", "tmp"):
-        (target / name).mkdir()
+
+
+def python_mounts() -> list[str]:
+    """Arguments of `podman run` that bring this Python and its packages into a container made by `import_python`."""
+    folders = ["/usr", *(os.path.realpath(path) for path in (sys.base_prefix, sys.prefix))]
+    return [f"--volume={folder}:{folder}:ro" for folder in dict.fromkeys(folders) if folder == "/usr" or not folder.startswith("/usr/")]
 
 
 class Podman:
@@ -129,13 +138,15 @@ class Podman:
         if pid:
             self.lab.tell(f"process {pid}")
 
-    def import_image(self, name: str, files: dict[str, bytes] | None = None, folders: tuple[str, ...] = ()) -> None:
-        """Makes an image of BusyBox with these files (executable) and folders."""
+    def import_image(
+        self, name: str, files: dict[str, bytes] | None = None, links: dict[str, str] | None = None
+    ) -> None:
+        """Makes an image with these files (executable) and symbolic links; of BusyBox unless it has links."""
         with tempfile.TemporaryDirectory(dir=self.root) as scratch:
             root = pathlib.Path(scratch) / "root"
-            make_root(root)
-            for folder in folders:
-                (root / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            make_root(root, busybox=not links)
+            for link, target in (links or {}).items():
+                (root / link).symlink_to(target)
             for path, content in (files or {}).items():
                 file = root / path.lstrip("/")
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +156,10 @@ class Podman:
             with tarfile.open(archive, "w") as tar:
                 tar.add(root, arcname=".")
             self.run("import", archive, name)
+
+    def import_python(self, name: str, files: dict[str, bytes] | None = None) -> None:
+        """Makes an image in which this machine's Python runs, given `python_mounts()`; nothing can be fetched in a test."""
+        self.import_image(name, files, links={"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"})
 
     def close(self) -> None:
         with contextlib.suppress(harness.Failed, subprocess.TimeoutExpired):

@@ -44,18 +44,9 @@ pub struct EngineOptions {
     pub program: PathBuf,
 }
 
-/// Why pods cannot be run although an engine was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum ChooseError {
-    /// `--engine auto` makes do without.
-    #[error("{0}; `--engine none` makes pods records")]
-    Unusable(String),
-    #[error(transparent)]
-    State(#[from] DurableError),
-}
-
-/// The engine that `options` ask for. It finds again the containers and mounts that an earlier run of the server left.
-pub async fn choose(options: EngineOptions) -> Result<Arc<dyn ContainerEngine>, ChooseError> {
+/// The engine that `options` ask for; `None` where pods are records because none was asked for or `auto` found none. One that
+/// was named and does not work answers with the reason. Containers and mounts that an earlier run of the server left are found again.
+pub async fn choose(options: EngineOptions) -> Result<Option<Arc<dyn ContainerEngine>>, DurableError> {
     let brands: &[Brand] = match options.choice {
         EngineChoice::Auto => &[Brand::Podman, Brand::Docker],
         EngineChoice::Podman => &[Brand::Podman],
@@ -66,16 +57,21 @@ pub async fn choose(options: EngineOptions) -> Result<Arc<dyn ContainerEngine>, 
     for brand in brands {
         let command = Command { brand: *brand, arguments: options.engine_arguments.clone() };
         match probe(&command).await {
-            Ok(version) => return Ok(Arc::new(open(options, command, version).await?)),
-            Err(reason) => reasons.push(format!("{}: {reason}", brand.program())),
+            Ok(version) => return Ok(Some(Arc::new(open(options, command, version).await?))),
+            Err(reason) => reasons.push(format!("{} does not work here: {reason}", brand.program())),
         }
     }
+    let reasons = reasons.join("; ");
     match options.choice {
-        EngineChoice::Podman | EngineChoice::Docker => Err(ChooseError::Unusable(reasons.join("; "))),
+        EngineChoice::None => Ok(None),
         EngineChoice::Auto => {
-            Ok(Arc::new(NoEngine(format!("neither Podman nor Docker works here ({})", reasons.join("; ")))))
+            tracing::info!("pods are records only: {reasons}");
+            Ok(None)
         }
-        EngineChoice::None => Ok(Arc::new(NoEngine("the server was started with --engine none".into()))),
+        EngineChoice::Podman | EngineChoice::Docker => {
+            tracing::error!("pods cannot be run: {reasons}");
+            Ok(Some(Arc::new(Unusable(reasons))))
+        }
     }
 }
 
@@ -115,29 +111,29 @@ fn server_id(state: &Path) -> Result<String, DurableError> {
     Ok(id)
 }
 
-/// Stands where no engine is: pods are records, and say so.
-struct NoEngine(String);
+/// Stands for an engine that was named and does not work: whoever wants a pod is told why.
+struct Unusable(String);
 
 #[async_trait]
-impl ContainerEngine for NoEngine {
+impl ContainerEngine for Unusable {
     fn name(&self) -> String {
-        format!("none ({})", self.0)
+        self.0.clone()
     }
 
     async fn start(&self, _: &PodSpec) -> Result<ContainerId, EngineError> {
-        Err(EngineError::Unavailable(format!("{}: the pod is a record, nothing runs", self.0)))
+        Err(EngineError::Unavailable(self.0.clone()))
     }
 
     async fn stop(&self, _: &ContainerId) -> Result<(), EngineError> {
-        Ok(())
+        Err(EngineError::Unavailable(self.0.clone()))
     }
 
-    async fn resume(&self, container: &ContainerId) -> Result<(), EngineError> {
-        Err(EngineError::UnknownContainer(container.0.clone()))
+    async fn resume(&self, _: &ContainerId) -> Result<(), EngineError> {
+        Err(EngineError::Unavailable(self.0.clone()))
     }
 
     async fn remove(&self, _: &ContainerId) -> Result<(), EngineError> {
-        Ok(())
+        Err(EngineError::Unavailable(self.0.clone()))
     }
 
     async fn logs(&self, _: &ContainerId, _: usize) -> Result<String, EngineError> {
@@ -145,6 +141,6 @@ impl ContainerEngine for NoEngine {
     }
 
     async fn list(&self) -> Result<Vec<PodContainer>, EngineError> {
-        Ok(Vec::new())
+        Err(EngineError::Unavailable(self.0.clone()))
     }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use cairn_types::VolumeId;
 
-pub use choose::{ChooseError, EngineChoice, EngineOptions, choose};
+pub use choose::{EngineChoice, EngineOptions, choose};
 
 /// What the container of a pod shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
