@@ -40,17 +40,17 @@ class Workers:
 
     def create_volume(self, name: str, profile: str | None) -> None:
         options = ["-o", f"profile={profile}"] if profile else []
-        self.podman.run("volume", "create", "--driver", "cairn", "-o", "size=20GiB", *options, name)
+        self.podman.create_volume(name, "-o", "size=20GiB", *options)
 
     def start(self, volume: str, mode: str) -> Start:
         """A fresh container; the volume is mounted for it and unmounted after it, so nothing is cached on this side."""
         harness.wait_until(lambda: not self.plugin.live(), 60, "the volume is not mounted any more")
         harness.drop_caches()
         begin = time.monotonic()
-        result = self.podman.run(
-            "run", "--rm", *containers.python_mounts(), *self.model, "-v", f"{volume}:/runpod-volume", IMAGE,
+        output = self.podman.container(
+            *containers.python_mounts(), *self.model, "-v", f"{volume}:/runpod-volume", IMAGE,
             f"{os.path.realpath(sys.prefix)}/bin/python", "/worker.py", mode, limit=600,
         )
         seconds = time.monotonic() - begin
-        told = json.loads(result.stdout.splitlines()[-1])
+        told = json.loads(output.splitlines()[-1])
         return Start(told["found"], told["seconds"], seconds)

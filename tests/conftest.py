@@ -126,12 +126,11 @@ def server(lab: harness.Lab) -> harness.Server:
     return server
 
 
-@pytest.fixture
-def engine() -> None:
+def need_engine(program: str) -> None:
     """The test runs containers: skipped with the reason where that cannot be done, which is a failure in CI."""
     import containers
 
-    reason = containers.why_not()
+    reason = containers.why_not(program)
     if reason and os.environ.get("CI"):
         pytest.fail(reason)
     if reason:

@@ -1,5 +1,5 @@
-"""A container engine of the test's own: Podman with its own storage and configuration, a small image made here, and
-`cairn plugin docker` for its volumes.
+"""Container engines of the test's own: Podman and Docker with their own storage and configuration, small images made
+here, and `cairn plugin docker` for their volumes.
 
 Everything lives in a lab's folder, so that tests run beside others and beside the machine's own containers. Podman is
 configured by files alone, so commands look as a user would write them.
@@ -24,7 +24,7 @@ import harness
 IMAGE = "localhost/box"
 """BusyBox and nothing else."""
 
-PODMAN_LIMIT = 60.0
+COMMAND_LIMIT = 60.0
 
 # The runtime and the limits are those that work where the tests themselves run in a sandbox without systemd: runc asks less of
 # the kernel than crun, control groups are made as folders, and limits are not raised beyond what the sandbox has.
@@ -50,16 +50,20 @@ runroot = "{root}/run"
 
 
 @functools.cache
-def why_not() -> str | None:
-    """The reason why containers cannot be run here; None if they can."""
-    missing = [name for name in ("podman", "runc", "busybox") if not shutil.which(name)]
+def why_not(program: str) -> str | None:
+    """The reason why containers cannot be run by this engine here; None if they can."""
+    needed = {"podman": ("podman", "runc"), "docker": ("docker", "dockerd")}[program]
+    missing = [name for name in (*needed, "busybox") if not shutil.which(name)]
     if missing:
-        return f"{', '.join(missing)} not installed (scripts/setup installs podman, runc and busybox-static)"
+        return f"not installed: {', '.join(missing)} (scripts/setup installs it)"
     if os.geteuid() != 0:
         return "containers with mounts take root"
-    with harness.Lab() as lab, Podman(lab) as podman:
-        trial = podman.run("run", "--rm", IMAGE, "true", check=False)
-        return None if trial.returncode == 0 else f"podman cannot run a container here: {trial.stderr.strip()}"
+    try:
+        with harness.Lab() as lab, {"podman": Podman, "docker": Docker}[program](lab) as engine:
+            engine.container(IMAGE, "true")
+    except harness.Failed as error:
+        return f"{program} cannot run a container here: {error}"
+    return None
 
 
 def make_root(target: pathlib.Path, busybox: bool = True) -> None:
@@ -83,60 +87,60 @@ def python_mounts() -> list[str]:
     return [f"--volume={folder}:{folder}:ro" for folder in dict.fromkeys(folders) if folder == "/usr" or not folder.startswith("/usr/")]
 
 
-class Podman:
-    """Podman with storage, configuration and an image of its own; use it as a context manager."""
+class Engine:
+    """What tests ask of an engine; use it as a context manager."""
 
-    def __init__(self, lab: harness.Lab, plugin_socket: pathlib.Path | None = None):
-        self.lab = lab
-        self.root = lab.new_path("podman")
-        self.root.mkdir()
-        (self.root / "containers.conf").write_text(
-            CONFIGURATION.format(root=self.root, socket=plugin_socket or self.root / "none.sock")
-        )
-        (self.root / "storage.conf").write_text(STORAGE.format(root=self.root))
-        # Podman mounts its storage onto itself.
-        lab.tell(f"mount {self.root}/storage/overlay")
-        self.import_image(IMAGE)
+    program: str
+    driver: str
+    """By this name the engine knows the plug-in."""
+    run_flags: tuple[str, ...] = ()
+    """What `run` needs where the tests run."""
+    remove_flags: tuple[str, ...] = ("--force",)
 
-    def __enter__(self) -> Podman:
+    lab: harness.Lab
+    root: pathlib.Path
+    environment: dict[str, str]
+    """What makes any call of the program use this engine."""
+
+    def __enter__(self):
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What makes any `podman` use this storage and configuration."""
-        return {
-            "CONTAINERS_CONF": str(self.root / "containers.conf"),
-            "CONTAINERS_STORAGE_CONF": str(self.root / "storage.conf"),
-        }
+    def close(self) -> None:
+        raise NotImplementedError
 
     def run(
-        self, *arguments: object, check: bool = True, limit: float = PODMAN_LIMIT, stdin: bytes | None = None
+        self, *arguments: object, check: bool = True, limit: float = COMMAND_LIMIT
     ) -> subprocess.CompletedProcess[str]:
+        """Any command of the engine."""
         result = subprocess.run(
-            ["podman", *map(str, arguments)], input=stdin or b"", capture_output=True, timeout=limit, check=False,
-            env=self.lab.environment(self.environment),
+            [self.program, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=limit, check=False, env=self.lab.environment(self.environment),
         )
-        text = subprocess.CompletedProcess(
-            result.args, result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
-        )
-        if check and text.returncode != 0:
-            raise harness.Failed(f"podman {' '.join(map(str, arguments))} ended with {text.returncode}:\n{text.stdout}{text.stderr}")
-        return text
+        if check and result.returncode != 0:
+            command = " ".join([self.program, *map(str, arguments)])
+            raise harness.Failed(f"{command} ended with {result.returncode}:\n{result.stdout}{result.stderr}")
+        return result
+
+    def container(self, *arguments: object, limit: float = COMMAND_LIMIT) -> str:
+        """A container's output, run to its end and removed."""
+        return self.run("run", "--rm", *self.run_flags, *arguments, limit=limit).stdout
 
     def start(self, *arguments: object) -> str:
-        """`podman run -d`; the container's id. Its process ends with the tests, even if they are killed."""
-        container = self.run("run", "-d", *arguments).stdout.strip()
-        self.watch(container)
-        return container
-
-    def watch(self, container: str) -> None:
-        """Has the watchdog end the container's process if the tests cannot."""
+        """A container in the background; its id. Its process ends with the tests, even if they are killed."""
+        container = self.run("run", "--detach", *self.run_flags, *arguments).stdout.strip()
         pid = int(self.run("inspect", "--format", "{{.State.Pid}}", container).stdout)
         if pid:
             self.lab.tell(f"process {pid}")
+        return container
+
+    def remove(self, *containers: str) -> None:
+        self.run("rm", *self.remove_flags, *containers)
+
+    def create_volume(self, name: str, *flags: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run("volume", "create", "--driver", self.driver, *flags, name, check=check)
 
     def import_image(
         self, name: str, files: dict[str, bytes] | None = None, links: dict[str, str] | None = None
@@ -161,25 +165,82 @@ class Podman:
         """Makes an image in which this machine's Python runs, given `python_mounts()`; nothing can be fetched in a test."""
         self.import_image(name, files, links={"bin": "usr/bin", "lib": "usr/lib", "lib64": "usr/lib64", "sbin": "usr/sbin"})
 
+
+class Podman(Engine):
+    program = "podman"
+    driver = "cairn"
+    remove_flags = ("--force", "--time", "0")
+
+    def __init__(self, lab: harness.Lab, plugin_socket: pathlib.Path | None = None):
+        self.lab = lab
+        self.root = lab.new_path("podman")
+        self.root.mkdir()
+        (self.root / "containers.conf").write_text(
+            CONFIGURATION.format(root=self.root, socket=plugin_socket or self.root / "none.sock")
+        )
+        (self.root / "storage.conf").write_text(STORAGE.format(root=self.root))
+        self.environment = {
+            "CONTAINERS_CONF": str(self.root / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(self.root / "storage.conf"),
+        }
+        # Podman mounts its storage onto itself.
+        lab.tell(f"mount {self.root}/storage/overlay")
+        self.import_image(IMAGE)
+
     def close(self) -> None:
         with contextlib.suppress(harness.Failed, subprocess.TimeoutExpired):
             self.run("rm", "--all", "--force", "--time", "0")
-        overlay = self.root / "storage" / "overlay"
-        for _ in range(64):
-            mounted = [line.split()[4] for line in open("/proc/self/mountinfo", encoding="utf-8") if f" {self.root}/" in line]
-            if not mounted:
-                break
-            subprocess.run(["umount", "-l", mounted[-1]], check=False, timeout=30, stderr=subprocess.DEVNULL)
-        self.lab.tell(f"unmounted {overlay}")
+        unmount_all_below(self.root)
+        self.lab.tell(f"unmounted {self.root}/storage/overlay")
+
+
+class Docker(Engine):
+    """A Docker daemon without networks; it finds plug-ins by the names of their sockets in one folder of the machine."""
+
+    program = "docker"
+    run_flags = ("--network=none",)
+
+    def __init__(self, lab: harness.Lab, plugin_socket: pathlib.Path | None = None):
+        self.lab = lab
+        self.root = lab.new_path("docker")
+        self.root.mkdir()
+        self.driver = plugin_socket.stem if plugin_socket else "none"
+        self.environment = {"DOCKER_HOST": f"unix://{self.root}/docker.sock", "DOCKER_CONFIG": str(self.root / "config")}
+        self.daemon = harness.Process(
+            lab, "dockerd",
+            ["dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec", "--pidfile", f"{self.root}/pid",
+             "--host", self.environment["DOCKER_HOST"], "--bridge=none", "--iptables=false", "--ip6tables=false",
+             "--storage-driver=overlay2", "--default-ulimit=nofile=20000:20000", "--default-ulimit=nproc=1000:1000"],
+        )
+        self.daemon.wait_for("API listen on")
+        self.import_image(IMAGE)
+
+    def close(self) -> None:
+        with contextlib.suppress(harness.Failed, subprocess.TimeoutExpired):
+            if containers := self.run("ps", "--all", "--quiet").stdout.split():
+                self.remove(*containers)
+        with contextlib.suppress(harness.Failed):
+            self.daemon.stop(limit=30)
+        unmount_all_below(self.root)
+
+
+def unmount_all_below(folder: pathlib.Path) -> None:
+    """Takes away whatever is mounted there, the last first."""
+    for _ in range(64):
+        with open("/proc/self/mountinfo", encoding="utf-8") as table:
+            mounted = [line.split()[4] for line in table if f" {folder}/" in line]
+        if not mounted:
+            break
+        subprocess.run(["umount", "-l", mounted[-1]], check=False, timeout=30, stderr=subprocess.DEVNULL)
 
 
 class Plugin:
     """`cairn plugin docker` for a server."""
 
-    def __init__(self, lab: harness.Lab, server: harness.Server, *flags: str):
+    def __init__(self, lab: harness.Lab, server: harness.Server, *flags: str, socket: pathlib.Path | None = None):
         self.lab = lab
         self.server = server
-        self.socket = lab.root / "cairn.plugin.sock"
+        self.socket = socket or lab.root / "cairn.plugin.sock"
         self.state = lab.new_path("plugin")
         self.flags = flags
         self.start()

@@ -6,10 +6,12 @@ import pytest
 
 import coldstart
 import containers
+from conftest import need_engine
 
 
 @pytest.fixture
-def workers(lab, server, engine):
+def workers(lab, server):
+    need_engine("podman")
     with containers.Plugin(lab, server) as plugin, containers.Podman(lab, plugin.socket) as podman:
         yield coldstart.Workers(plugin, podman, shards=2, shard_mb=8, small_files=200, small_kb=8)
 

@@ -15,6 +15,7 @@ import pytest
 import containers
 import harness
 import helpers
+from conftest import need_engine
 
 
 @pytest.fixture
@@ -23,10 +24,16 @@ def plugin(lab: harness.Lab, server: harness.Server):
         yield plugin
 
 
-@pytest.fixture
-def podman(lab: harness.Lab, plugin: containers.Plugin, engine: None):
-    with containers.Podman(lab, plugin.socket) as podman:
-        yield podman
+@pytest.fixture(params=["podman", "docker"])
+def served(request: pytest.FixtureRequest, lab: harness.Lab, server: harness.Server):
+    """A plug-in and an engine that asks it for volumes."""
+    need_engine(request.param)
+    # Docker looks for plug-ins in this folder alone; the name keeps tests apart.
+    socket = pathlib.Path("/run/docker/plugins") / f"{lab.root.name}.sock"
+    engine = {"podman": containers.Podman, "docker": containers.Docker}[request.param]
+    with containers.Plugin(lab, server, socket=socket) as plugin, engine(lab, socket) as engine:
+        yield plugin, engine
+    socket.unlink(missing_ok=True)
 
 
 def mount_pid(lab: harness.Lab, path: pathlib.Path) -> int:
@@ -35,18 +42,22 @@ def mount_pid(lab: harness.Lab, path: pathlib.Path) -> int:
 
 
 @pytest.mark.parametrize("path", ["/workspace", "/runpod-volume"])
-def test_containers_share_a_volume(lab, server, plugin, podman, path):
-    podman.run("volume", "create", "--driver", "cairn", "-o", "size=1GiB", "models")
-    writer = podman.start(
+def test_containers_share_a_volume(lab, server, served, path):
+    plugin, engine = served
+    engine.create_volume("models", "-o", "size=1GiB")
+    writer = engine.start(
         "-v", f"models:{path}", containers.IMAGE, "sh", "-c",
         f"n=0; while true; do n=$((n+1)); echo $n >> {path}/log; echo $n > {path}/last.tmp; mv {path}/last.tmp {path}/last; done",
     )
-    reader = podman.start("-v", f"models:{path}", containers.IMAGE, "sleep", "600")
-    inside = lambda *command: podman.run("exec", reader, *command).stdout  # noqa: E731
-    harness.wait_until(lambda: podman.run("exec", reader, "cat", f"{path}/last", check=False).stdout, 20, "the other writes")
+    reader = engine.start("-v", f"models:{path}", containers.IMAGE, "sleep", "600")
+
+    def inside(*command: str) -> str:
+        return engine.run("exec", reader, *command).stdout
+
+    harness.wait_until(lambda: engine.run("exec", reader, "cat", f"{path}/last", check=False).stdout, 40, "the other writes")
     assert "fuse.cairn" in inside("grep", f" {path} ", "/proc/mounts")
     first = int(inside("cat", f"{path}/last"))
-    harness.wait_until(lambda: int(inside("cat", f"{path}/last")) > first, 20, "what the other writes is seen")
+    harness.wait_until(lambda: int(inside("cat", f"{path}/last")) > first, 40, "what the other writes is seen")
 
     # The plug-in is restarted under both of them, once in good order and once not.
     [live] = plugin.live()
@@ -57,53 +68,54 @@ def test_containers_share_a_volume(lab, server, plugin, podman, path):
     plugin.start()
     assert mount_pid(lab, live) == process, "the mount was made anew instead of being taken over"
     before = int(inside("cat", f"{path}/last"))
-    harness.wait_until(lambda: int(inside("cat", f"{path}/last")) > before, 20, "writing goes on")
+    harness.wait_until(lambda: int(inside("cat", f"{path}/last")) > before, 40, "writing goes on")
 
-    podman.run("kill", writer)
-    podman.run("rm", "--force", "--time", "0", writer)
+    engine.run("kill", writer)
+    engine.remove(writer)
     last = int(inside("cat", f"{path}/last"))
     assert plugin.live() == [live], "still mounted for the other"
     inside("sh", "-c", f"echo mine > {path}/own")
-    podman.run("rm", "--force", "--time", "0", reader)
-    harness.wait_until(lambda: not plugin.live(), 20, "the last container's end unmounts")
+    engine.remove(reader)
+    harness.wait_until(lambda: not plugin.live(), 40, "the last container's end unmounts")
 
-    text = podman.run("run", "--rm", "-v", f"models:{path}", containers.IMAGE, "cat", f"{path}/own", f"{path}/log").stdout
-    lines = text.split()
+    lines = engine.container("-v", f"models:{path}", containers.IMAGE, "cat", f"{path}/own", f"{path}/log").split()
     assert lines[0] == "mine"
     numbers = [int(line) for line in lines[1:]]
     assert numbers == list(range(1, numbers[-1] + 1)) and numbers[-1] >= last
-    harness.wait_until(lambda: not plugin.live(), 20, "unmounted again")
+    harness.wait_until(lambda: not plugin.live(), 40, "unmounted again")
     server.assert_clean("models")
-    podman.run("volume", "rm", "models")
+    engine.run("volume", "rm", "models")
     assert [volume["name"] for volume in server.json("volume", "list")] == ["vol"]
 
 
-def test_the_volume_hides_what_the_image_has_there(podman, plugin):
-    podman.import_image("localhost/full", {"/workspace/from-image": b"image\n"})
-    podman.run("volume", "create", "--driver", "cairn", "work")
-    shown = podman.run("run", "--rm", "-v", "work:/workspace:nocopy", "localhost/full", "ls", "/workspace").stdout
-    assert shown == ""
+def test_the_volume_hides_what_the_image_has_there(served):
+    _, engine = served
+    engine.import_image("localhost/full", {"/workspace/from-image": b"image\n"})
+    engine.create_volume("work")
+    assert engine.container("-v", "work:/workspace:nocopy", "localhost/full", "ls", "/workspace") == ""
 
 
-def test_a_volume_of_the_server_is_used_and_stays(lab, server, plugin, podman):
+def test_a_volume_of_the_server_is_used_and_stays(lab, server, served):
+    _, engine = served
     volume = server.json("volume", "show", "vol")
     for name in ("vol", volume["id"]):
-        podman.run("volume", "create", "--driver", "cairn", name)
-        podman.run("run", "--rm", "-v", f"{name}:/workspace", containers.IMAGE, "sh", "-c", f"echo {name} > /workspace/{name}")
-        podman.run("volume", "rm", name)
+        engine.create_volume(name)
+        engine.container("-v", f"{name}:/workspace", containers.IMAGE, "sh", "-c", f"echo {name} > /workspace/{name}")
+        engine.run("volume", "rm", name)
     mount = lab.mount(server, "vol")
     assert sorted(os.listdir(mount.path)) == sorted(["vol", volume["id"]])
 
 
-def test_mistakes_are_told_through_the_engine(podman, plugin):
-    podman.run("volume", "create", "--driver", "cairn", "-o", "size=1GiB", "models")
-    for options, word in ((["-o", "size=much"], "10GiB"), (["-o", "colour=red"], "chunk-size"), (["-o", "chunk-size=3MiB"], "power of two")):
-        result = podman.run("volume", "create", "--driver", "cairn", *options, "other", check=False)
+def test_mistakes_are_told_through_the_engine(served):
+    plugin, engine = served
+    engine.create_volume("models", "-o", "size=1GiB")
+    for options, word in (("size=much", "10GiB"), ("colour=red", "chunk-size"), ("chunk-size=3MiB", "power of two")):
+        result = engine.create_volume("other", "-o", options, check=False)
         assert result.returncode != 0 and word in result.stderr, result.stderr
-    holder = podman.start("-v", "models:/workspace", containers.IMAGE, "sleep", "600")
+    holder = engine.start("-v", "models:/workspace", containers.IMAGE, "sleep", "600")
     answer = plugin.call("/VolumeDriver.Remove", Name="models")
     assert answer["status"] == 500 and "mounted by 1 container" in answer["Err"]
-    podman.run("rm", "--force", "--time", "0", holder)
+    engine.remove(holder)
 
 
 def test_mounts_are_counted_by_id(server, plugin):
