@@ -60,6 +60,8 @@ pub(crate) enum Content {
 pub(crate) struct PendingRecall {
     pub leave: LeaseMode,
     pub stamp: u64,
+    /// The lease when the recall came. The server counts on it until it is answered.
+    pub held: LeaseMode,
 }
 
 /// The error of buffered writes that were lost; every open handle is told once.
@@ -330,6 +332,15 @@ impl NodeState {
         self.recall = None;
         self.sealed = false;
         self.transfers.let_go();
+    }
+
+    /// The server that sent the recall is gone and was not answered: all of the lease is still held, and what is buffered
+    /// may need it.
+    pub(crate) fn void_recall(&mut self) {
+        if let Some(recall) = self.recall {
+            self.lease = self.lease.max(recall.held);
+            self.end_recall();
+        }
     }
 
     /// Drops everything that a lease covered. Buffered writes stay: they are the caller's to send or to save.

@@ -56,11 +56,13 @@ impl SessionEvents for Events {
         }
     }
 
-    fn held(&self) -> Held {
+    fn reclaiming(&self) -> Held {
         let Some(shared) = self.shared.upgrade() else { return Held::default() };
         let mut held = Held { locks: shared.locks.all(), ..Held::default() };
+        shared.table.reset_stamps();
         for node in shared.table.all() {
             let mut state = node.lock();
+            state.void_recall();
             if state.lease > LeaseMode::None {
                 held.leases.push((node.ino, state.lease));
             }
@@ -69,6 +71,8 @@ impl SessionEvents for Events {
                 // The server is told of its end as well.
                 state.declared_open = true;
             }
+            drop(state);
+            node.changed.notify_waiters();
         }
         held
     }
@@ -103,7 +107,8 @@ impl Shared {
             let mut state = node.lock();
             state.recalled = state.recalled.max(stamp);
             let first = state.recall.is_none();
-            let pending = state.recall.get_or_insert(PendingRecall { leave, stamp });
+            let held = state.lease;
+            let pending = state.recall.get_or_insert(PendingRecall { leave, stamp, held });
             pending.leave = pending.leave.min(leave);
             pending.stamp = pending.stamp.max(stamp);
             first
@@ -159,6 +164,9 @@ impl Shared {
         let kernel = self.kernel.get().cloned();
         let is_file = {
             let mut state = node.lock();
+            if state.recall.is_none() {
+                return;
+            }
             let is_file = matches!(state.content, Content::File(_));
             if !is_file || kernel.is_none() {
                 state.sealed = true;
@@ -186,6 +194,9 @@ impl Shared {
         let begun = Instant::now();
         let mut left = {
             let mut state = node.lock();
+            if state.recall.is_none() {
+                return;
+            }
             state.transfers.hold();
             if !state.pages {
                 state.sealed = true;
@@ -201,8 +212,11 @@ impl Shared {
             left = self.empty_pieces(node, kernel, &pieces, begun).await;
         }
         let mut state = node.lock();
-        state.sealed = true;
-        state.pages = false;
+        // The recall may be void by now.
+        if state.recall.is_some() {
+            state.sealed = true;
+            state.pages = false;
+        }
     }
 
     /// Empties `pieces`, as far as that is possible without waiting for a transfer. Answers what is left.
@@ -304,9 +318,8 @@ impl Shared {
         self.empty_kernel_in_background(emptied);
     }
 
-    /// The server was restarted and has taken this session back: only `grants` stand.
+    /// The server was restarted and has taken this session back: only `grants` stand, less what was recalled since.
     fn reclaimed(self: &Arc<Self>, grants: &[Grant]) {
-        self.table.reset_stamps();
         let stand: std::collections::HashMap<Ino, Grant> = grants.iter().map(|grant| (grant.ino, *grant)).collect();
         let mut lost = Vec::new();
         let mut emptied = Vec::new();
@@ -314,14 +327,12 @@ impl Shared {
             let grant = stand.get(&node.ino);
             let gone = {
                 let mut state = node.lock();
-                // Recalls of the old server are nobody's concern any more.
-                state.end_recall();
-                let gone = state.lease > LeaseMode::None && grant.is_none_or(|grant| grant.mode == LeaseMode::None);
-                if let Some(grant) = grant {
+                // The new server may have asked for it already: then what is left of it is in the node.
+                if let Some(grant) = grant.filter(|grant| grant.stamp > state.recalled) {
                     state.lease = grant.mode;
                     state.stamp = grant.stamp;
                 }
-                gone
+                state.lease > LeaseMode::None && grant.is_none_or(|grant| grant.mode == LeaseMode::None)
             };
             if gone {
                 let copy = self.take_lost(&node);

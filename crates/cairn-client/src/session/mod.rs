@@ -82,9 +82,10 @@ pub trait SessionEvents: Send + Sync + 'static {
     fn recalled(&self, ino: Ino, leave: LeaseMode, stamp: u64);
     /// Give back reserved room that is not needed.
     fn give_back_room(&self);
-    /// What this client holds now.
-    fn held(&self) -> Held;
-    /// The server has restarted and this session was reclaimed: these leases stand, anything else is void.
+    /// The server has restarted and this session is about to be reclaimed: what this client holds. Recalls from before are
+    /// void; those that are heard from now on are of the new server, and may come before [`SessionEvents::reclaimed`].
+    fn reclaiming(&self) -> Held;
+    /// The session was reclaimed: these leases stand, anything else is void.
     fn reclaimed(&self, grants: &[Grant]);
     /// The session was ended by the server: all leases, locks and reserved room are gone, and what is buffered can no
     /// longer be written. Requests made from now on belong to a new session.

@@ -25,7 +25,7 @@ impl Inner {
     pub(super) async fn reclaim(&self, connection: &mut Connection) -> Result<(), AdmitError> {
         let mark = self.outgoing.lock().await.next_correlation;
         let (held, replay) = {
-            let held = self.events().map(|events| events.held()).unwrap_or_default();
+            let held = self.events().map(|events| events.reclaiming()).unwrap_or_default();
             let mut state = self.state.lock();
             state.drop_returns_below(mark);
             (held, state.replay.list())

@@ -155,6 +155,36 @@ fn a_restart_of_the_server_loses_nothing_that_was_only_made_here() {
 }
 
 #[test]
+fn a_restart_in_the_middle_of_a_recall_loses_nothing() {
+    run(async {
+        let mut world = World::new(1 << 30, CHUNK).await;
+        let (mount, gate) = world.mount_through_gate(patient(&world)).await;
+        let other = world.mount().await;
+        let top = own_directory(&mount).await;
+        for number in 0..20 {
+            make(&mount, top, &format!("f{number}"), NewNode::Regular).await;
+        }
+        // The server asks for the directory, and dies before it hears what was changed there.
+        gate.set_open(false);
+        let recalls = mount.volume.stats().recalls;
+        let lister = tokio::spawn({
+            let other = other.clone();
+            async move { other.list(top, 1 << 20, false).await }
+        });
+        while mount.volume.stats().recalls == recalls {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.restart().await;
+        gate.set_open(true);
+        assert_eq!(lister.await.expect("no panic").expect("listed").len(), 2 + 20);
+        mount.volume.sync_all().await.expect("synced");
+        assert_eq!((mount.volume.stats().journal_refused, mount.volume.session().status().fencings), (0, 0));
+        assert!(!world.recovery().exists(), "nothing was lost");
+    });
+}
+
+#[test]
 fn a_renamed_file_brings_its_content_along() {
     run(async {
         let mut world = World::new(1 << 30, CHUNK).await;
@@ -174,6 +204,11 @@ fn a_renamed_file_brings_its_content_along() {
         let other = world.mount().await;
         assert_eq!(other.read("kept").await.expect("read"), b"new content");
         assert_eq!(mount.read("kept").await.expect("read"), b"new content");
+        assert_eq!(
+            mount.volume.session().status().fencings,
+            0,
+            "the recall that came with the session's return was answered"
+        );
     });
 }
 

@@ -320,8 +320,8 @@ impl Table {
             return None;
         }
         if let Some(own) = node.own(session) {
-            let grant = Grant { ino, mode: own.mode, stamp: own.stamp };
-            return own.recall.is_none().then_some(grant);
+            // It holds that until it has answered, even if it has been asked to give it back since.
+            return Some(Grant { ino, mode: own.mode, stamp: own.stamp });
         }
         Some(self.grant(session, ino, mode))
     }

@@ -67,7 +67,7 @@ impl SessionEvents for Recorder {
         self.events.lock().push(Event::GiveBackRoom);
     }
 
-    fn held(&self) -> Held {
+    fn reclaiming(&self) -> Held {
         self.held.lock().clone()
     }
 

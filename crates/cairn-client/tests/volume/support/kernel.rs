@@ -52,6 +52,7 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 /// A mount as programs see it. All files are in the root directory.
+#[derive(Clone)]
 pub(crate) struct Kernel {
     pub(crate) volume: Volume,
     cache: Cache,

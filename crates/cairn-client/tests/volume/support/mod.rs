@@ -1,5 +1,6 @@
 //! A real server in this process, mounts of its volume, and a stand-in for the kernel in front of each mount.
 
+pub(crate) mod gate;
 pub(crate) mod kernel;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use cairn_client::{ConnectOptions, ServerAddress, SessionOptions, Volume, Volume
 use cairn_server::{NewVolume, Server, ServerConfig};
 use cairn_wire::handshake::MountInfo;
 
+use self::gate::Gate;
 use self::kernel::Kernel;
 
 pub(crate) const VOLUME: &str = "tests";
@@ -39,9 +41,8 @@ impl World {
         World { server: Some(server), config, directory }
     }
 
-    fn session(&self) -> SessionOptions {
-        let socket = self.config.unix_socket.clone().expect("socket");
-        SessionOptions::new(ConnectOptions::new(ServerAddress::Unix(socket)), VOLUME, MountInfo::default())
+    fn socket(&self) -> PathBuf {
+        self.config.unix_socket.clone().expect("socket")
     }
 
     pub(crate) fn recovery(&self) -> PathBuf {
@@ -54,11 +55,13 @@ impl World {
 
     /// A mount with a kernel in front of it.
     pub(crate) async fn mount_with(&self, options: VolumeOptions) -> Kernel {
-        let runtime = tokio::runtime::Handle::current();
-        let volume = Volume::open(self.session(), options, runtime).await.expect("mounted");
-        let kernel = Kernel::new(volume.clone());
-        volume.attach_kernel(Arc::new(kernel.cache()));
-        kernel
+        mount_at(self.socket(), options).await
+    }
+
+    /// The same through a gate.
+    pub(crate) async fn mount_through_gate(&self, options: VolumeOptions) -> (Kernel, Gate) {
+        let gate = Gate::new(self.directory.path(), self.socket());
+        (mount_at(gate.socket.clone(), options).await, gate)
     }
 
     pub(crate) async fn mount(&self) -> Kernel {
@@ -71,6 +74,14 @@ impl World {
         }
         self.server = Some(Server::start(self.config.clone()).await.expect("server"));
     }
+}
+
+async fn mount_at(socket: PathBuf, options: VolumeOptions) -> Kernel {
+    let session = SessionOptions::new(ConnectOptions::new(ServerAddress::Unix(socket)), VOLUME, MountInfo::default());
+    let volume = Volume::open(session, options, tokio::runtime::Handle::current()).await.expect("mounted");
+    let kernel = Kernel::new(volume.clone());
+    volume.attach_kernel(Arc::new(kernel.cache()));
+    kernel
 }
 
 /// Runs a test on a runtime of its own, within the time limit.
