@@ -138,6 +138,9 @@ pub fn html(report: &Report) -> String {
             let _ = writeln!(page, "<p class=\"caveat\">{}: {}</p>", escape(&target.name), escape(caveat));
         }
     }
+    for remark in &report.remarks {
+        let _ = writeln!(page, "<p>{}</p>", escape(remark));
+    }
     write_table(&mut page, report);
     let plots = plots(report);
     section(&mut page, "At a glance", &plots, "bars");

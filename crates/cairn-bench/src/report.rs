@@ -18,6 +18,9 @@ pub struct Report {
     pub plan: Plan,
     /// The first one is compared with each of the others.
     pub targets: Vec<TargetReport>,
+    /// Further sentences of whoever made the report.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -235,7 +238,7 @@ impl TargetReport {
 }
 
 /// A figure as people read it: three digits that mean something, thousands apart.
-pub(crate) fn figure(value: f64) -> String {
+pub fn figure(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }
@@ -253,7 +256,7 @@ pub(crate) fn figure(value: f64) -> String {
 }
 
 /// A number of things, thousands apart.
-pub(crate) fn count(value: u64) -> String {
+pub fn count(value: u64) -> String {
     let whole = value.to_string();
     let mut text = String::new();
     for (index, digit) in whole.chars().enumerate() {
@@ -266,7 +269,7 @@ pub(crate) fn count(value: u64) -> String {
 }
 
 /// Bytes with a unit.
-pub(crate) fn bytes(value: u64) -> String {
+pub fn bytes(value: u64) -> String {
     let mut value = value as f64;
     for unit in ["bytes", "KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 || unit == "TiB" {

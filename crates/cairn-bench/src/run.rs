@@ -20,10 +20,17 @@ pub fn run(targets: &[Target], plan: &Plan, progress: &Progress) -> Result<Repor
         for target in targets {
             let measured = one_round(target, plan, progress, number)?;
             let plan = Plan { rounds: 1, ..plan.clone() };
-            rounds.push(Report { version: 1, machine: Machine::this(), plan, targets: vec![measured] });
+            rounds.push(Report {
+                version: 1,
+                machine: Machine::this(),
+                plan,
+                targets: vec![measured],
+                remarks: Vec::new(),
+            });
         }
     }
-    let nothing = Report { version: 1, machine: Machine::this(), plan: plan.clone(), targets: Vec::new() };
+    let nothing =
+        Report { version: 1, machine: Machine::this(), plan: plan.clone(), targets: Vec::new(), remarks: Vec::new() };
     Ok(Report::merged(rounds).unwrap_or(nothing))
 }
 

@@ -27,7 +27,7 @@ pub fn table(report: &Report) -> (Vec<String>, Vec<Vec<String>>) {
 
 /// Sentences below the table: archives, storage, and what the figures cannot say.
 pub fn notes(report: &Report) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut said = report.remarks.clone();
     for target in &report.targets {
         let mut about: Vec<String> = verdict::sentences(target);
         about.extend(storage(target.storage.as_ref()));

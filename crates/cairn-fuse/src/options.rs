@@ -32,6 +32,9 @@ pub struct MountOptions {
     pub directory: PathBuf,
     /// Shown as the mount's source (`cairn:VOLUME`).
     pub volume: String,
+    /// Shown as the source instead, with the file system type `fuse` and neither devices nor set-id bits: how the mount of
+    /// an emulated volume looks.
+    pub emulated_source: Option<String>,
     pub read_only: bool,
     /// Let other users in. Always so for a mount made by root, who then is not the only user either.
     pub allow_other: bool,
@@ -51,6 +54,7 @@ impl MountOptions {
         MountOptions {
             directory: directory.into(),
             volume: volume.into(),
+            emulated_source: None,
             read_only: false,
             allow_other: false,
             transport: Transport::default(),
@@ -80,15 +84,19 @@ impl MountOptions {
     /// mount of root's, as on a local file system; nobody else's mount may have them.
     pub(crate) fn to_fuser(&self, as_root: bool) -> fuser::Config {
         let comma_free = self.volume.replace([',', '\\'], "_");
-        let mut options = vec![
-            MountOption::FSName(format!("cairn:{comma_free}")),
-            // As a plain option, because fuser keeps its own variant from the kernel when it mounts as root.
-            MountOption::CUSTOM("subtype=cairn".to_owned()),
-            MountOption::DefaultPermissions,
-        ];
+        let mut options = vec![MountOption::DefaultPermissions];
+        match &self.emulated_source {
+            Some(source) => options.push(MountOption::FSName(source.clone())),
+            None => options.extend([
+                MountOption::FSName(format!("cairn:{comma_free}")),
+                // As a plain option, because fuser keeps its own variant from the kernel when it mounts as root.
+                MountOption::CUSTOM("subtype=cairn".to_owned()),
+            ]),
+        }
         let mut allow_other = self.allow_other || as_root;
         let mut read_only = self.read_only;
-        let (mut devices, mut set_id) = (as_root, as_root);
+        let privileged = as_root && self.emulated_source.is_none();
+        let (mut devices, mut set_id) = (privileged, privileged);
         for word in self.words() {
             match word {
                 "ro" => read_only = true,

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cairn_types::profile::MOOSEFS_SOURCE;
+
 use crate::device::DEVICE_PATH;
 use crate::error::MountError;
 use crate::options::MountOptions;
@@ -114,13 +116,22 @@ pub(crate) fn mountinfo_device(directory: &Path) -> Option<String> {
 fn is_cairn_mount(directory: &Path) -> bool {
     let list = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     directory.to_str().is_some_and(|directory| {
-        list.lines().any(|line| line.contains(" - fuse.cairn ") && find_device(line, directory).is_some())
+        let is_cairn = |line: &str| {
+            line.contains(" - fuse.cairn ") || line.contains(&format!(" - fuse {} ", escaped(MOOSEFS_SOURCE)))
+        };
+        list.lines().any(|line| is_cairn(line) && find_device(line, directory).is_some())
     })
+}
+
+/// A path or source as it stands in the kernel's list.
+fn escaped(text: &str) -> String {
+    let text = text.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
+    text.replace('#', "\\043")
 }
 
 /// Of several mounts on one directory, the last one listed is the one that is seen.
 fn find_device(list: &str, directory: &str) -> Option<String> {
-    let escaped = directory.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
+    let escaped = escaped(directory);
     let mut found = list.lines().rev().filter_map(|line| {
         let mut fields = line.split(' ').skip(2);
         let device = fields.next()?;

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairn_types::{BlobId, Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
+use cairn_types::{Allocation, BlobId, Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
 
 use crate::engine::{Changes, Visitor};
 use crate::error::{ApplyError, StoreError, for_program};
 use crate::layout;
 use crate::ops;
-use crate::record::{BlobPlace, CallState, SessionRecord, VolumeRecord};
+use crate::record::{BlobPlace, CallState, InodeRecord, SessionRecord, VolumeRecord};
 use crate::snapshot::Snapshot;
 use crate::store::{Numbering, Shared};
 use crate::view::{Rows, View};
@@ -256,6 +256,32 @@ impl Batch {
         let config = &mut self.volume.config;
         config.bytes_limit = bytes_limit.unwrap_or(config.bytes_limit);
         config.inodes_limit = inodes_limit.unwrap_or(config.inodes_limit);
+    }
+
+    /// Gives the volume another profile (its text) and the counting that goes with it: everything is counted anew, which
+    /// reads every node. Room that sessions have set aside was measured by the old counting: there must be none.
+    ///
+    /// # Errors
+    /// If a node cannot be read. Nothing is changed then.
+    pub fn set_profile(&mut self, profile: String, allocation: Allocation) -> Result<(), StoreError> {
+        if allocation != self.volume.config.allocation {
+            let (from, until) = layout::space(layout::INODES);
+            let (mut bytes, mut damage) = (0u64, None);
+            self.scan(&from, &until, &mut |key, value| {
+                match layout::parse_inode(key).and_then(|ino| InodeRecord::decode(ino, value)) {
+                    Some(inode) => bytes = bytes.saturating_add(inode.attr.charged(allocation)),
+                    None => damage = Some(StoreError::row("inode", key)),
+                }
+                if damage.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if let Some(error) = damage {
+                return Err(error);
+            }
+            self.volume.bytes_used = bytes;
+        }
+        self.volume.config.profile = profile;
+        self.volume.config.allocation = allocation;
+        Ok(())
     }
 
     /// First of `count` node numbers that nobody else will get.

@@ -54,7 +54,7 @@ impl Batch {
     /// Writes a new node and counts it.
     pub(crate) fn insert(&mut self, inode: &InodeRecord) {
         self.set_row(layout::inode(inode.attr.ino), Some(inode.encode()));
-        self.charge_bytes(0, inode.attr.charged());
+        self.charge_bytes(0, inode.attr.charged(self.volume.config.allocation));
         self.charge_inodes(1);
     }
 
@@ -132,7 +132,7 @@ impl Batch {
     pub(crate) fn delete(&mut self, inode: &InodeRecord) -> Result<(), ApplyError> {
         let ino = inode.attr.ino;
         self.set_row(layout::inode(ino), None);
-        self.charge_bytes(inode.attr.charged(), 0);
+        self.charge_bytes(inode.attr.charged(self.volume.config.allocation), 0);
         self.charge_inodes(-1);
         if inode.attr.flags.contains(AttrFlags::HAS_XATTR) {
             for name in self.xattr_names(ino)? {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use cairn_types::{
-    Attr, AttrFlags, BlobId, Extent, ExtentList, FileKind, Ino, SessionId, Source, Timestamp, VolumeId,
+    Allocation, Attr, AttrFlags, BlobId, Extent, ExtentList, FileKind, Ino, SessionId, Source, Timestamp, VolumeId,
     limits::CHUNK_SIZE_MAX,
 };
 use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
@@ -44,6 +44,8 @@ fn config() -> VolumeConfig {
         bytes_limit: 10 << 30,
         inodes_limit: 2_621_440,
         created: 1_790_000_000,
+        profile: "native".to_owned(),
+        allocation: Allocation::NATIVE,
     }
 }
 
@@ -120,6 +122,25 @@ fn golden_volume() {
     };
     assert_eq!(hex(&record.encode()), USED_VOLUME);
     assert_eq!(VolumeRecord::decode(&bytes(USED_VOLUME)).ok(), Some(record));
+}
+
+#[test]
+fn golden_volume_with_a_profile() {
+    let row = "020a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
+               00020201010103076d6f6f73656673808004804080808020";
+    let config = VolumeConfig { profile: "moosefs".to_owned(), allocation: Allocation::MOOSEFS, ..config() };
+    let record = VolumeRecord {
+        config,
+        bytes_used: 0,
+        inodes_used: 2,
+        ino_ceiling: 2,
+        blob_ceiling: 1,
+        session_ceiling: 1,
+        order_ceiling: 1,
+        last_order: 3,
+    };
+    assert_eq!(hex(&record.encode()), row);
+    assert_eq!(VolumeRecord::decode(&bytes(row)).ok(), Some(record));
 }
 
 #[test]

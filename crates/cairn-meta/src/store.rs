@@ -77,8 +77,8 @@ impl VolumeStore {
         root.parent = Some(Ino::ROOT);
         let first_free = Ino::ROOT.0 + 1;
         let volume = VolumeRecord {
+            bytes_used: root.attr.charged(config.allocation),
             config,
-            bytes_used: root.attr.charged(),
             inodes_used: 1,
             ino_ceiling: first_free,
             blob_ceiling: 1,

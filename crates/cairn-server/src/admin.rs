@@ -29,8 +29,9 @@ async fn dispatch(shared: &Arc<Shared>, access: &Access, request: AdminRequest) 
     }
     let find = |volume: &str| -> Result<VolumeId, CatalogueError> { catalogue.resolve(volume, |id| access.opens(id)) };
     Ok(match request {
-        AdminRequest::VolumeCreate { name, bytes_limit, inodes_limit, data_center, chunk_size } => {
-            let wanted = NewVolume { name, bytes_limit, inodes_limit, data_center, chunk_size };
+        AdminRequest::VolumeCreate { name, bytes_limit, inodes_limit, data_center, chunk_size, profile } => {
+            let profile = profile.parse().map_err(CatalogueError::InvalidProfile)?;
+            let wanted = NewVolume { name, bytes_limit, inodes_limit, data_center, chunk_size, profile };
             AdminReply::Volume(catalogue.create(wanted).await?)
         }
         AdminRequest::VolumeList => AdminReply::Volumes(catalogue.list(|id| access.opens(id)).await),
@@ -40,6 +41,10 @@ async fn dispatch(shared: &Arc<Shared>, access: &Access, request: AdminRequest) 
         }
         AdminRequest::VolumeRename { volume, name } => {
             AdminReply::Volume(catalogue.rename(&find(&volume)?, name).await?)
+        }
+        AdminRequest::VolumeProfile { volume, profile } => {
+            let profile = profile.parse().map_err(CatalogueError::InvalidProfile)?;
+            AdminReply::Volume(catalogue.set_profile(&find(&volume)?, profile).await?)
         }
         AdminRequest::VolumeDelete { volume } => {
             shared.delete_volume(&find(&volume)?).await?;

@@ -194,6 +194,12 @@ fn volume_families(page: &mut Page, volumes: &[VolumeGauges]) {
     for (name, help, value) in families {
         page.family(name, help, "gauge", volumes.iter().map(|volume| (labels(volume), value(volume).to_string())));
     }
+    let profiles = volumes.iter().map(|volume| {
+        let info = &volume.status.info;
+        let profile = escaped(&info.profile);
+        (format!("{{volume=\"{}\",name=\"{}\",profile=\"{profile}\"}}", info.id, escaped(&info.name)), "1".to_owned())
+    });
+    page.family("cairn_volume_profile", "Always 1; the label says what the volume emulates.", "gauge", profiles);
     let mut names: Vec<&str> =
         volumes.iter().flat_map(|volume| volume.counters.iter().map(|(name, _)| name.as_str())).collect();
     names.sort_unstable();

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use cairn_types::VolumeId;
+use cairn_types::{Allocation, Profile, VolumeId};
 use cairn_wire::admin::{KeyInfo, KeyScope, VolumeInfo};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -39,19 +39,30 @@ pub(crate) struct VolumeRecord {
     pub data_center: String,
     pub chunk_size: u32,
     pub created: i64,
+    /// Records from before profiles have none.
+    #[serde(default = "native")]
+    pub profile: String,
+    #[serde(default)]
+    pub allocation: Allocation,
+}
+
+fn native() -> String {
+    Profile::default().to_string()
 }
 
 impl From<VolumeInfo> for VolumeRecord {
     fn from(info: VolumeInfo) -> Self {
-        let VolumeInfo { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created } = info;
-        VolumeRecord { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created }
+        let VolumeInfo { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created, profile, allocation } =
+            info;
+        VolumeRecord { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created, profile, allocation }
     }
 }
 
 impl From<VolumeRecord> for VolumeInfo {
     fn from(record: VolumeRecord) -> Self {
-        let VolumeRecord { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created } = record;
-        VolumeInfo { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created }
+        let VolumeRecord { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created, profile, allocation } =
+            record;
+        VolumeInfo { id, name, bytes_limit, inodes_limit, data_center, chunk_size, created, profile, allocation }
     }
 }
 

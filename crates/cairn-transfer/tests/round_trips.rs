@@ -40,6 +40,7 @@ impl World {
                 inodes_limit: None,
                 data_center: String::new(),
                 chunk_size: 1 << 20,
+                profile: cairn_types::Profile::default(),
             };
             server.shared().catalogue().create(wanted).await.expect("volume");
             server

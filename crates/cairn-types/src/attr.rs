@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::allocation::Allocation;
 use crate::id::Ino;
 use crate::limits::STAT_BLOCK;
 use crate::time::Timestamp;
@@ -119,9 +120,10 @@ impl Attr {
         self.allocated.div_ceil(STAT_BLOCK)
     }
 
-    /// What this node adds to the volume's usage, in bytes: the same figure that `du` adds up. Of a damaged row, too.
-    pub fn charged(&self) -> u64 {
-        self.blocks().saturating_mul(STAT_BLOCK)
+    /// What this node adds to the volume's usage, in bytes: with [`Allocation::NATIVE`] the same figure that `du` adds up.
+    /// Of a damaged row, too.
+    pub fn charged(&self, allocation: Allocation) -> u64 {
+        allocation.charged(self.allocated)
     }
 
     pub fn is_dir(&self) -> bool {

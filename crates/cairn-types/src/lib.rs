@@ -3,6 +3,7 @@
 //! Nothing here does I/O, holds a lock or knows how a value is sent or stored. What a type's docstring
 //! promises (sorted, non-overlapping, in range) is kept by its constructors and relied on everywhere else.
 
+pub mod allocation;
 pub mod attr;
 pub mod checksum;
 pub mod effect;
@@ -14,9 +15,11 @@ pub mod limits;
 pub mod lock;
 pub mod name;
 pub mod op;
+pub mod profile;
 pub mod size;
 pub mod time;
 
+pub use allocation::Allocation;
 pub use attr::{Attr, AttrFlags, FileKind};
 pub use effect::Maker;
 pub use errno::{Errno, FsResult};
@@ -26,5 +29,6 @@ pub use lease::LeaseMode;
 pub use lock::{ByteRange, FileLock, LockFamily, LockKind, LockOwner};
 pub use name::Name;
 pub use op::{AllocateMode, AttrChange, MetaOp, NewNode, OpReply, RenameMode, WrittenExtent, XattrMode};
+pub use profile::Profile;
 pub use size::Size;
 pub use time::Timestamp;

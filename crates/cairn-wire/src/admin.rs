@@ -1,6 +1,6 @@
 //! Requests of an operator: volumes, keys, status, checks.
 
-use cairn_types::{SessionId, VolumeId};
+use cairn_types::{Allocation, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use crate::handshake::MountInfo;
@@ -21,6 +21,10 @@ pub struct VolumeInfo {
     pub chunk_size: u32,
     /// Seconds since 1970.
     pub created: i64,
+    /// Emulation profile, as the text of a [`cairn_types::Profile`].
+    pub profile: String,
+    /// How content counts against `bytes_limit`.
+    pub allocation: Allocation,
 }
 
 /// What a key opens.
@@ -107,6 +111,8 @@ pub enum AdminRequest {
         inodes_limit: Option<u64>,
         data_center: String,
         chunk_size: u32,
+        /// As [`VolumeInfo::profile`].
+        profile: String,
     },
     VolumeList,
     /// `volume` is a name or an id, here and below.
@@ -117,6 +123,11 @@ pub enum AdminRequest {
         volume: String,
         bytes_limit: Option<u64>,
         inodes_limit: Option<u64>,
+    },
+    /// `EBUSY` while mounted, if content would count otherwise.
+    VolumeProfile {
+        volume: String,
+        profile: String,
     },
     VolumeRename {
         volume: String,

@@ -15,8 +15,8 @@ pub use handshake::{Hello, Purpose, Refusal, RefusalKind, Welcome};
 pub use message::{Push, Query, QueryReply, Request, Response};
 
 /// Version of the protocol that this program speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Oldest version that this program still understands.
-pub const PROTOCOL_VERSION_OLDEST: u32 = 1;
+pub const PROTOCOL_VERSION_OLDEST: u32 = 2;
 /// Most bytes of a blob, and so of one piece of a chunk that is written at once.
 pub const BLOB_MAX: u32 = 4 * 1024 * 1024;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cairn_bench::plan::Row;
+use cairn_types::Profile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::size::Size;
@@ -72,6 +73,12 @@ pub(crate) enum Command {
     /// Give volumes to containers.
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Show the emulation profiles and their parameters.
+    Profiles {
+        /// Print JSON.
+        #[arg(long, env = "CAIRN_JSON")]
+        json: bool,
+    },
     /// Print a completion script for a shell.
     Completions { shell: clap_complete::Shell },
     /// Write the manual pages into a directory.
@@ -129,6 +136,10 @@ pub(crate) struct MountTuning {
     /// Most bytes in that directory. Some of its file system's space is left free in any case.
     #[arg(long, env = "CAIRN_DISK_CACHE_SIZE", default_value = "20GiB", value_name = "SIZE")]
     pub(crate) disk_cache_size: Size,
+    /// Emulate another volume: native, runpod-standard, runpod-high-performance or moosefs, and what differs from it
+    /// (runpod-standard,chown=native). `cairn profiles` shows the parameters. Default: the volume's own profile.
+    #[arg(long, env = "CAIRN_PROFILE", value_name = "PROFILE")]
+    pub(crate) profile: Option<Profile>,
     /// Refuse every change.
     #[arg(long, env = "CAIRN_READ_ONLY")]
     pub(crate) read_only: bool,
@@ -156,7 +167,7 @@ pub(crate) struct MountTuning {
 #[command(after_help = "\
 Examples:
   cairn dev                                  mounted at /workspace, data in ~/.local/share/cairn (root: /var/lib/cairn)
-  cairn dev /runpod-volume --size 200GiB
+  cairn dev /runpod-volume --size 200GiB --profile runpod-standard
   cairn dev ./work --data ./work.data
 
 Ctrl-C writes everything, unmounts and exits. The same command brings the volume back.")]
@@ -270,6 +281,10 @@ pub(crate) enum Volume {
         /// Data centre, as the emulated clouds name it.
         #[arg(long, env = "CAIRN_DATA_CENTER", default_value = "US-TX-2", value_name = "ID")]
         data_center: String,
+        /// What the volume emulates: native, runpod-standard, runpod-high-performance or moosefs, and what differs from it
+        /// (runpod-standard,chown=native). `cairn profiles` shows the parameters.
+        #[arg(long, env = "CAIRN_PROFILE", default_value = "native", value_name = "PROFILE")]
+        profile: Profile,
         #[command(flatten)]
         output: Output,
     },
@@ -295,6 +310,23 @@ pub(crate) enum Volume {
         size: Option<Size>,
         #[arg(long, env = "CAIRN_INODES", value_name = "COUNT")]
         inodes: Option<u64>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change what a volume emulates.
+    #[command(after_help = "\
+Examples:
+  cairn volume set models --profile runpod-standard
+  cairn volume set models --profile runpod-standard,chown=native,metadata-latency=5ms
+
+Mounts follow from their next start on. The volume must not be mounted if its quota would count otherwise.")]
+    Set {
+        /// Name or id.
+        volume: String,
+        /// What the volume emulates: native, runpod-standard, runpod-high-performance or moosefs, and what differs from it
+        /// (runpod-standard,chown=native). `cairn profiles` shows the parameters.
+        #[arg(long, env = "CAIRN_PROFILE", value_name = "PROFILE")]
+        profile: Profile,
         #[command(flatten)]
         output: Output,
     },
@@ -472,6 +504,7 @@ Examples:
   cairn bench /workspace --against /tmp --html report.html
   cairn bench /workspace --rows create,walk,read --count 20000 --rounds 3
   cairn bench /mnt --unmount 'umount $DIR' --mount 'mount $DIR'    with the client cold (needs an entry in fstab)
+  cairn bench --profile moosefs --against native          what packing small files would save on such a volume
   cairn bench --from report.json --html report.html       the page of an earlier --json
 
 Rows: seq-write, seq-read-client, seq-read, seq-read-warm, mmap-read, random-1, random-16, create, create-synced, walk, read,
@@ -480,11 +513,15 @@ Cold: the kernel's caches dropped (takes root), and the client mounted anew if -
 unmounted, or every file synced where that is not possible. Everything is made in a folder of its own and removed.")]
 pub(crate) struct Bench {
     /// Directory to measure in.
-    #[arg(env = "CAIRN_DIRECTORY", required_unless_present = "from")]
+    #[arg(env = "CAIRN_DIRECTORY", required_unless_present_any = ["from", "profile"])]
     pub(crate) directory: Option<PathBuf>,
-    /// Directory to compare it with (repeat for more).
+    /// Directory to compare it with (repeat for more). With --profile: another profile.
     #[arg(long, env = "CAIRN_AGAINST", value_name = "DIR", value_delimiter = ',')]
     pub(crate) against: Vec<PathBuf>,
+    /// Measure a new volume with this emulation profile instead, and say what an archive would save on it. The volumes are
+    /// temporary; they lie in the directory, if one is named, and else in the system's folder for such.
+    #[arg(long, env = "CAIRN_BENCH_PROFILE", value_name = "PROFILE", conflicts_with_all = ["from", "unmount", "mount", "store"])]
+    pub(crate) profile: Option<Profile>,
     /// What to measure, separated by commas. Default: everything.
     #[arg(long, env = "CAIRN_ROWS", value_name = "ROWS", value_delimiter = ',')]
     pub(crate) rows: Vec<Row>,

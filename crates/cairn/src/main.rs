@@ -60,6 +60,7 @@ fn run() -> Result<ExitCode> {
         Command::Bench(options) => commands::bench::run(&options),
         Command::Key(command) => commands::key::run(command),
         Command::Plugin(command) => commands::plugin::run(&command),
+        Command::Profiles { json } => commands::profiles::run(json),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cairn", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

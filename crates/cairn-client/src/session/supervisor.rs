@@ -55,6 +55,8 @@ pub(super) enum AdmitError {
     Silent,
     #[error("the server could not restore the session: {0}")]
     NotReclaimed(String),
+    #[error("the volume has got another emulation profile, with which its content counts otherwise: mount it again")]
+    CountsOtherwise,
     #[error("the session was closed")]
     Closed,
 }
@@ -207,6 +209,10 @@ impl Inner {
                 Ok(connection) => match self.admit(connection, sent).await {
                     Ok(standing) => return standing,
                     Err(AdmitError::SessionGone) => self.fence().await,
+                    Err(error @ AdmitError::CountsOtherwise) => {
+                        self.disconnected();
+                        self.give_up(&error.to_string());
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "cannot go on with the session");
                         self.disconnected();
@@ -236,6 +242,9 @@ impl Inner {
         let WelcomeDetail::Session(welcome) = connection.welcome.detail.clone() else {
             return Err(AdmitError::NotASession);
         };
+        if welcome.volume.allocation != self.volume.allocation {
+            return Err(AdmitError::CountsOtherwise);
+        }
         let must_reclaim = {
             let mut state = self.state.lock();
             let resumed = match state.resume {

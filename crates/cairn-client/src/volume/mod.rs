@@ -33,7 +33,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    AllocateMode, AttrChange, Errno, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
+    AllocateMode, Allocation, AttrChange, Errno, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode,
+    XattrMode,
 };
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
@@ -159,6 +160,8 @@ pub(crate) struct Shared {
     pub options: VolumeOptions,
     /// Bytes.
     pub chunk_size: u32,
+    /// How the server counts content. It stays so while the session lives.
+    pub allocation: Allocation,
     pub table: Table,
     pub blocks: Arc<Blocks>,
     pub room: Room,
@@ -209,6 +212,7 @@ impl Volume {
             let shared = Arc::new(Shared {
                 session: session.clone(),
                 chunk_size: session.volume().chunk_size,
+                allocation: session.volume().allocation,
                 table: Table::new(),
                 blocks: Arc::new(Blocks::new(options.cache_bytes)),
                 room: Room::new(),

@@ -14,16 +14,16 @@ use crate::room::{Amount, GENEROUS, GENEROUS_NODES};
 
 impl Shared {
     /// Bytes that the buffered content of a file will add to what quota counts, once another `growth` bytes are allocated.
-    pub(crate) fn room_needed(state: &NodeState, growth: u64) -> u64 {
+    pub(crate) fn room_needed(&self, state: &NodeState, growth: u64) -> u64 {
         let (Some(base), Some(view)) = (state.attr, state.view()) else { return 0 };
         let mut full = view;
         full.allocated += growth;
-        full.charged().saturating_sub(base.charged())
+        full.charged(self.allocation).saturating_sub(base.charged(self.allocation))
     }
 
     /// Gives back room that a file's buffered content no longer needs; `consumed` bytes of it were used by the server.
     pub(crate) fn redraw(&self, state: &mut NodeState, consumed: u64) {
-        let needed = Self::room_needed(state, 0);
+        let needed = self.room_needed(state, 0);
         let Some(file) = state.file_mut() else { return };
         if needed <= file.drawn {
             self.room.settle(file.drawn - needed, consumed);

@@ -152,7 +152,7 @@ impl Shared {
             grown.push((chunk, from, to, growth));
         }
         let growth = grown.iter().map(|(_, _, _, growth)| growth).sum();
-        let needed = Self::room_needed(state, growth);
+        let needed = self.room_needed(state, growth);
         let Some(file) = state.file_mut() else { return Err(Errno::EINVAL) };
         if needed > file.drawn {
             let more = needed - file.drawn;

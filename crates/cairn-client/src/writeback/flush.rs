@@ -367,14 +367,15 @@ impl Shared {
         if state.epoch != part.epoch {
             return;
         }
-        let charged_before = state.attr.map_or(0, |attr| attr.charged());
+        let allocation = self.allocation;
+        let charged_before = state.attr.map_or(0, |attr| attr.charged(allocation));
         for attr in replies.iter().flat_map(|reply| &reply.attrs).filter(|attr| attr.ino == part.node.ino) {
             if state.pending > 0 {
                 state.learn_content(attr);
             }
             state.learn_attr(attr, false, self.chunk_size);
         }
-        let charged = state.attr.map_or(0, |attr| attr.charged());
+        let charged = state.attr.map_or(0, |attr| attr.charged(allocation));
         let Some(file) = state.file_mut() else { return };
         for written in &part.extents {
             file.extents.write(written.chunk, written.extent);

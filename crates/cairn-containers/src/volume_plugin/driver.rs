@@ -174,6 +174,7 @@ impl Driver {
             inodes_limit: spec.inodes,
             data_center: spec.data_center.clone().unwrap_or_else(|| DEFAULT_DATA_CENTER.to_owned()),
             chunk_size: spec.chunk_size.unwrap_or(DEFAULT_CHUNK_SIZE),
+            profile: spec.profile.unwrap_or_default().to_string(),
         };
         match self.ask(request).await? {
             AdminReply::Volume(status) => Ok(status.info),
@@ -241,6 +242,7 @@ fn agrees(name: &str, info: &VolumeInfo, spec: &VolumeSpec) -> Result<(), Driver
         ("inodes", info.inodes_limit.to_string(), spec.inodes.map(|inodes| inodes.to_string())),
         ("chunk-size", info.chunk_size.to_string(), spec.chunk_size.map(|size| size.to_string())),
         ("data-center", info.data_center.clone(), spec.data_center.clone()),
+        ("profile", info.profile.clone(), spec.profile.map(|profile| profile.to_string())),
     ];
     for (what, found, wanted) in wanted {
         if let Some(wanted) = wanted

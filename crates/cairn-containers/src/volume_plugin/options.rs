@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cairn_types::Size;
+use cairn_types::{Profile, Size};
 
 /// What can be said of a volume. What is not said has the default of a new volume, and any value of one that exists.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -11,11 +11,13 @@ pub(super) struct VolumeSpec {
     pub(super) inodes: Option<u64>,
     pub(super) chunk_size: Option<u32>,
     pub(super) data_center: Option<String>,
+    /// What the volume emulates.
+    pub(super) profile: Option<Profile>,
     /// Further flags of `cairn mount`.
     pub(super) mount_flags: Vec<String>,
 }
 
-const KNOWN: &str = "size, inodes, chunk-size, data-center, read-only, noatime, cache-size, server-timeout";
+const KNOWN: &str = "size, inodes, chunk-size, data-center, profile, read-only, noatime, cache-size, server-timeout";
 
 impl VolumeSpec {
     /// Reads the options; the error is a sentence.
@@ -31,6 +33,7 @@ impl VolumeSpec {
                         Some(u32::try_from(bytes).map_err(|_| format!("chunk-size is at most 64MiB, not {value}"))?);
                 }
                 "data-center" => spec.data_center = Some(value.clone()),
+                "profile" => spec.profile = Some(value.parse::<Profile>().map_err(|error| error.to_string())?),
                 "read-only" | "noatime" => {
                     if flag(name, value)? {
                         spec.mount_flags.push(format!("--{name}"));

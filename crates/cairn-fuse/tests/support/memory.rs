@@ -538,7 +538,7 @@ impl FileSystem for MemoryFs {
 
     async fn stat_fs(&self) -> FsResult<VolumeUsage> {
         let mut state = self.shared.state.lock();
-        let used: u64 = state.nodes.values_mut().map(|node| node.attr.charged()).sum();
+        let used: u64 = state.nodes.values_mut().map(|node| node.attr.charged(cairn_types::Allocation::NATIVE)).sum();
         Ok(VolumeUsage {
             bytes_total: TOTAL_BYTES,
             bytes_free: TOTAL_BYTES - used,

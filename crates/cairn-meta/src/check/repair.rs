@@ -89,16 +89,16 @@ fn mend(
         }
         Problem::Allocated { ino, stored, actual } => {
             let mut inode = batch.known(*ino)?;
-            let before = inode.attr.charged();
+            let before = inode.attr.charged(batch.volume.config.allocation);
             inode.attr.allocated = shifted(inode.attr.allocated, *stored, *actual);
-            batch.charge_bytes(before, inode.attr.charged());
+            batch.charge_bytes(before, inode.attr.charged(batch.volume.config.allocation));
             batch.save(&mut inode);
         }
         Problem::ContentBeyondEnd { ino, .. } => {
             let mut inode = batch.known(*ino)?;
-            let (before, size) = (inode.attr.charged(), inode.attr.size);
+            let (before, size) = (inode.attr.charged(batch.volume.config.allocation), inode.attr.size);
             batch.cut_content(&mut inode, size)?;
-            batch.charge_bytes(before, inode.attr.charged());
+            batch.charge_bytes(before, inode.attr.charged(batch.volume.config.allocation));
             batch.save(&mut inode);
         }
         Problem::MisplacedExtents { ino, chunk } => mend_chunk(batch, *ino, *chunk)?,
@@ -237,7 +237,7 @@ fn lost_and_found(batch: &mut Batch, time: Timestamp) -> Result<Ino, ApplyError>
 /// chunk is cut.
 fn mend_chunk(batch: &mut Batch, ino: Ino, chunk: u32) -> Result<(), ApplyError> {
     let mut inode = batch.known(ino)?;
-    let before = inode.attr.charged();
+    let before = inode.attr.charged(batch.volume.config.allocation);
     let row = batch.extent_rows(ino, chunk, 1)?.into_iter().find(|(found, _)| *found == chunk);
     if let Some((_, list)) = row
         && (list.is_empty() || chunk == 0 && !inode.first_chunk.is_empty())
@@ -249,7 +249,7 @@ fn mend_chunk(batch: &mut Batch, ino: Ino, chunk: u32) -> Result<(), ApplyError>
     let mut new = old.clone();
     new.punch(batch.volume.config.chunk_size, u32::MAX);
     batch.set_chunk(&mut inode, chunk, &old, new, &|_| None)?;
-    batch.charge_bytes(before, inode.attr.charged());
+    batch.charge_bytes(before, inode.attr.charged(batch.volume.config.allocation));
     batch.save(&mut inode);
     Ok(())
 }

@@ -132,7 +132,7 @@ impl Check<'_> {
             }
             let Some(inode) = inode else { break };
             count += 1;
-            bytes = bytes.saturating_add(inode.attr.charged());
+            bytes = bytes.saturating_add(inode.attr.charged(snapshot.volume.config.allocation));
             self.step("nodes", count, snapshot.volume.inodes_used);
             let mut named = 0u32;
             while let Some((&(_, kind), rest)) = links.split_first().filter(|((target, _), _)| *target == ino) {

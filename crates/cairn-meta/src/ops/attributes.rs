@@ -17,7 +17,7 @@ pub(super) fn set_attr(
     time: Timestamp,
 ) -> Result<OpReply, ApplyError> {
     let mut inode = batch.known(ino)?;
-    let charged_before = inode.attr.charged();
+    let charged_before = inode.attr.charged(batch.volume.config.allocation);
     if inode.attr.loses_privileges(change) {
         kill_privileges(batch, &mut inode)?;
     }
@@ -29,7 +29,7 @@ pub(super) fn set_attr(
     if change.mode.is_some() {
         change_acl(batch, &mut inode)?;
     }
-    batch.charge_bytes(charged_before, inode.attr.charged());
+    batch.charge_bytes(charged_before, inode.attr.charged(batch.volume.config.allocation));
     batch.save(&mut inode);
     Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino])? })
 }

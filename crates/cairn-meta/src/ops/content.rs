@@ -53,7 +53,7 @@ pub(super) fn write(
         chunks.entry(written.chunk).or_default().push(written.extent);
     }
     let mut end = inode.attr.size.max(size);
-    let charged_before = inode.attr.charged();
+    let charged_before = inode.attr.charged(batch.volume.config.allocation);
     for (chunk, written) in chunks {
         batch.check_sources(&written, context.pending_blobs)?;
         let old = batch.chunk(&inode, chunk)?;
@@ -88,7 +88,7 @@ pub(super) fn allocate(
     if end > file_size_max(chunk_size) {
         return Err(Errno::EFBIG.into());
     }
-    let charged_before = inode.attr.charged();
+    let charged_before = inode.attr.charged(batch.volume.config.allocation);
     if change.kill_privileges {
         kill_privileges(batch, &mut inode)?;
     }
@@ -120,7 +120,7 @@ pub(super) fn allocate(
         }
         batch.set_chunk(&mut inode, chunk, &old, new, NO_PENDING)?;
         // Neither mode gives anything back, so what is too much now stays too much.
-        if inode.attr.charged().saturating_sub(charged_before) > context.headroom_bytes {
+        if inode.attr.charged(batch.volume.config.allocation).saturating_sub(charged_before) > context.headroom_bytes {
             return Err(Errno::EDQUOT.into());
         }
     }
@@ -153,7 +153,7 @@ pub(super) fn copy_range(
         return Ok(OpReply { subject: Some(to.ino), ..reply(batch, &[to.ino, from.ino])? });
     }
     let pieces = pieces_by_chunk(batch, &source, from.offset, to.offset, length)?;
-    let charged_before = target.attr.charged();
+    let charged_before = target.attr.charged(batch.volume.config.allocation);
     if change.kill_privileges {
         kill_privileges(batch, &mut target)?;
     }
@@ -246,7 +246,7 @@ fn finish(
     inode.attr.size = size;
     inode.attr.mtime = mtime;
     inode.attr.ctime = ctime;
-    batch.charge_bytes(charged_before, inode.attr.charged());
+    batch.charge_bytes(charged_before, inode.attr.charged(batch.volume.config.allocation));
     batch.save(inode);
     Ok(OpReply { subject: Some(inode.attr.ino), ..reply(batch, &[inode.attr.ino])? })
 }

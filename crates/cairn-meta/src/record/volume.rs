@@ -1,7 +1,7 @@
 //! The volume itself: its settings and counters.
 
-use cairn_types::VolumeId;
 use cairn_types::limits::{CHUNK_SIZE_MAX, CHUNK_SIZE_MIN};
+use cairn_types::{Allocation, VolumeId};
 
 use super::codec::{Decode, Encode};
 use crate::error::StoreError;
@@ -22,7 +22,14 @@ pub struct VolumeConfig {
     pub inodes_limit: u64,
     /// Seconds since 1970.
     pub created: i64,
+    /// The emulation profile, as its text; this crate knows no more of it.
+    pub profile: String,
+    /// How content counts against `bytes_limit`.
+    pub allocation: Allocation,
 }
+
+/// The profile of a volume that emulates nothing.
+const NATIVE: &str = "native";
 
 impl VolumeConfig {
     pub(crate) fn is_valid(&self) -> bool {
@@ -48,12 +55,15 @@ pub struct VolumeRecord {
 }
 
 impl VolumeRecord {
-    /// Newest format that this program reads, and the one it writes.
-    pub(crate) const FORMAT_VERSION: u64 = 1;
+    /// Newest format that this program reads. It is written for volumes with an emulation profile; all others keep the
+    /// first one, which older programs read.
+    pub(crate) const FORMAT_VERSION: u64 = 2;
+    const FORMAT_VERSION_NATIVE: u64 = 1;
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(128);
-        value.varint(Self::FORMAT_VERSION);
+        let native = self.config.profile == NATIVE && self.config.allocation == Allocation::NATIVE;
+        value.varint(if native { Self::FORMAT_VERSION_NATIVE } else { Self::FORMAT_VERSION });
         value.bytes(self.config.id.as_str().as_bytes());
         value.bytes(self.config.name.as_bytes());
         value.bytes(self.config.data_center.as_bytes());
@@ -72,6 +82,13 @@ impl VolumeRecord {
         ] {
             value.varint(counter);
         }
+        if !native {
+            let (block, header, span) = self.config.allocation.parts();
+            value.bytes(self.config.profile.as_bytes());
+            value.varint(u64::from(block));
+            value.varint(u64::from(header));
+            value.varint(span);
+        }
         value
     }
 
@@ -79,8 +96,8 @@ impl VolumeRecord {
     pub(crate) fn decode(value: &[u8]) -> Result<Self, StoreError> {
         let mut decode = Decode(value);
         match decode.varint() {
-            Some(Self::FORMAT_VERSION) => {
-                Self::decode_body(decode).ok_or_else(|| StoreError::row("volume", layout::VOLUME))
+            Some(version @ Self::FORMAT_VERSION_NATIVE..=Self::FORMAT_VERSION) => {
+                Self::decode_body(decode, version).ok_or_else(|| StoreError::row("volume", layout::VOLUME))
             }
             Some(found) if found > Self::FORMAT_VERSION => {
                 Err(StoreError::NewerFormat { found, known: Self::FORMAT_VERSION })
@@ -89,8 +106,8 @@ impl VolumeRecord {
         }
     }
 
-    fn decode_body(mut decode: Decode<'_>) -> Option<Self> {
-        let config = VolumeConfig {
+    fn decode_body(mut decode: Decode<'_>, version: u64) -> Option<Self> {
+        let mut config = VolumeConfig {
             id: decode.text()?.parse().ok()?,
             name: decode.text()?,
             data_center: decode.text()?,
@@ -98,19 +115,27 @@ impl VolumeRecord {
             bytes_limit: decode.varint()?,
             inodes_limit: decode.varint()?,
             created: decode.signed()?,
+            profile: NATIVE.to_owned(),
+            allocation: Allocation::NATIVE,
         };
         if !config.is_valid() {
             return None;
         }
+        let counters = [(); 7].map(|()| decode.varint());
+        if version != Self::FORMAT_VERSION_NATIVE {
+            config.profile = decode.text()?;
+            config.allocation = Allocation::new(decode.varint32()?, decode.varint32()?, decode.varint()?)?;
+        }
+        let [bytes_used, inodes_used, ino_ceiling, blob_ceiling, session_ceiling, order_ceiling, last_order] = counters;
         let record = VolumeRecord {
             config,
-            bytes_used: decode.varint()?,
-            inodes_used: decode.varint()?,
-            ino_ceiling: decode.varint()?,
-            blob_ceiling: decode.varint()?,
-            session_ceiling: decode.varint()?,
-            order_ceiling: decode.varint()?,
-            last_order: decode.varint()?,
+            bytes_used: bytes_used?,
+            inodes_used: inodes_used?,
+            ino_ceiling: ino_ceiling?,
+            blob_ceiling: blob_ceiling?,
+            session_ceiling: session_ceiling?,
+            order_ceiling: order_ceiling?,
+            last_order: last_order?,
         };
         decode.finish(record)
     }
@@ -126,6 +151,7 @@ mod tests {
         #[test]
         fn records_come_back(
             entropy: u64, name: String, data_center: String, limits: (u64, u64), created: i64, counters: [u64; 7],
+            profile: String, parts: (u32, u32, u64),
         ) {
             let record = VolumeRecord {
                 config: VolumeConfig {
@@ -136,6 +162,8 @@ mod tests {
                     bytes_limit: limits.0,
                     inodes_limit: limits.1,
                     created,
+                    profile,
+                    allocation: Allocation::new(parts.0 | 1, parts.1, parts.2 | 1).unwrap_or_default(),
                 },
                 bytes_used: counters[0],
                 inodes_used: counters[1],
@@ -149,9 +177,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_decoded_or_refused(mut bytes: Vec<u8>) {
+        fn any_bytes_are_decoded_or_refused(mut bytes: Vec<u8>, version in 1..=2u8) {
             if let Some(first) = bytes.first_mut() {
-                *first = 1;
+                *first = version;
             }
             let _ = VolumeRecord::decode(&bytes);
         }
@@ -159,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_named() {
-        let error = VolumeRecord::decode(&[2, 1, 2, 3]).expect_err("version 2");
-        assert!(matches!(error, StoreError::NewerFormat { found: 2, known: 1 }));
+        let error = VolumeRecord::decode(&[3, 1, 2, 3]).expect_err("version 3");
+        assert!(matches!(error, StoreError::NewerFormat { found: 3, known: 2 }));
     }
 }

@@ -26,6 +26,8 @@ pub fn config() -> VolumeConfig {
         bytes_limit: 1 << 40,
         inodes_limit: 1 << 20,
         created: 1_700_000_000,
+        profile: "native".to_owned(),
+        allocation: cairn_types::Allocation::NATIVE,
     }
 }
 

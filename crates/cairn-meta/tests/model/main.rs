@@ -384,7 +384,7 @@ impl Pair {
                 continue;
             };
             let attr = snapshot.attr(*ino).expect("the model has it");
-            bytes_used += attr.charged();
+            bytes_used += attr.charged(cairn_types::Allocation::NATIVE);
             assert_eq!((attr.kind, attr.nlink), (node.kind(), self.model.links(*ino)), "{ino}");
             let attributes = snapshot.list_xattr(*ino).expect("exists");
             assert!(attributes.iter().eq(node.attributes.iter().map(String::as_bytes)), "{ino}: {attributes:?}");

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use cairn_types::limits::{CHUNK_SIZE_MAX, CHUNK_SIZE_MIN};
+use cairn_types::profile::ProfileError;
 use cairn_types::{Errno, VolumeId};
 use cairn_wire::message::Failure;
 use cairn_wire::{Refusal, RefusalKind};
@@ -31,6 +32,8 @@ pub enum CatalogueError {
         "a chunk of {0} bytes cannot be had: it takes a power of two from {CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX} bytes"
     )]
     InvalidChunkSize(u32),
+    #[error(transparent)]
+    InvalidProfile(ProfileError),
     #[error(
         "volume {volume} holds {used} {unit}, more than the {wanted} {unit} wanted: delete some of its content first"
     )]
@@ -62,7 +65,8 @@ impl CatalogueError {
             | CatalogueError::InvalidDataCenter
             | CatalogueError::InvalidBytesLimit(_)
             | CatalogueError::InvalidInodesLimit(_)
-            | CatalogueError::InvalidChunkSize(_) => Errno::EINVAL,
+            | CatalogueError::InvalidChunkSize(_)
+            | CatalogueError::InvalidProfile(_) => Errno::EINVAL,
             CatalogueError::BelowUse { .. } => Errno::ENOSPC,
             CatalogueError::Mounted { .. } | CatalogueError::Busy(_) => Errno::EBUSY,
             CatalogueError::Opening(_) => Errno::EAGAIN,

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_types::{Timestamp, VolumeId};
+use cairn_types::{Allocation, Profile, Timestamp, VolumeId};
 use cairn_wire::admin::{SessionStatus, VolumeInfo, VolumeStatus};
 use cairn_wire::message::Usage;
 use parking_lot::RwLock;
@@ -58,6 +58,8 @@ pub struct NewVolume {
     pub data_center: String,
     /// Bytes, a power of two.
     pub chunk_size: u32,
+    /// Whatever it is to emulate.
+    pub profile: Profile,
 }
 
 /// All volumes.
@@ -98,6 +100,8 @@ impl Catalogue {
             data_center: String::new(),
             chunk_size: 0,
             created: 0,
+            profile: Profile::default().to_string(),
+            allocation: Allocation::NATIVE,
         };
         let slot = Slot::new(info, &self.directory, self.options.clone());
         match slot.open().await {
@@ -184,6 +188,8 @@ impl Catalogue {
             data_center: wanted.data_center,
             chunk_size: wanted.chunk_size,
             created: Timestamp::now().secs,
+            profile: wanted.profile.to_string(),
+            allocation: wanted.profile.allocation(),
         };
         let (directory, options, made) = (self.directory.clone(), self.options.clone(), info.clone());
         in_background(move || make_on_disk(&directory, made, &options)).await?;
@@ -230,6 +236,20 @@ impl Catalogue {
             }
         }
         volume.resize(bytes_limit, inodes_limit).await.map_err(|error| engine_error(id, &error))?;
+        self.adopt_info(&slot, volume.info()).await?;
+        Ok(status_of(&slot, Instant::now() + OPEN_PATIENCE).await)
+    }
+
+    /// Gives a volume another profile. What mounts do by it, they do from their next start on. Refused while it is mounted if
+    /// its content would count otherwise.
+    pub async fn set_profile(&self, id: &VolumeId, profile: Profile) -> Result<VolumeStatus, CatalogueError> {
+        let slot = self.slot(id)?;
+        let _changing = slot.changing.lock().await;
+        let volume = slot.open().await?;
+        if !volume.set_profile(profile).await.map_err(|error| engine_error(id, &error))? {
+            refuse_if_mounted(&volume)?;
+            return Err(CatalogueError::Busy(id.clone()));
+        }
         self.adopt_info(&slot, volume.info()).await?;
         Ok(status_of(&slot, Instant::now() + OPEN_PATIENCE).await)
     }

@@ -13,6 +13,7 @@ fn wanted(name: &str) -> NewVolume {
         inodes_limit: None,
         data_center: "US-TX-2".to_owned(),
         chunk_size: CHUNK_SIZE_DEFAULT,
+        profile: cairn_types::Profile::default(),
     }
 }
 

@@ -53,7 +53,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_chunks::{BlobPlace, ChunkError, PackStore};
 use cairn_meta::{CommitOutcome, Snapshot, StoreError, VolumeStore};
-use cairn_types::{Errno, SessionId, VolumeId};
+use cairn_types::{Errno, Profile, SessionId, VolumeId};
 use cairn_wire::admin::{CheckOptions, CheckProgress, SessionStatus, VolumeInfo};
 use cairn_wire::handshake::{MountInfo, Resume, SessionSecret, SessionWelcome};
 use cairn_wire::message::{Answer, Failure, Usage};
@@ -305,6 +305,23 @@ impl Volume {
         resized.await?;
         self.inner.room.freed();
         Ok(())
+    }
+
+    /// Gives the volume another profile, durably. `false` if that must wait until no session is left, because content would
+    /// count otherwise.
+    pub async fn set_profile(&self, profile: Profile) -> Result<bool, VolumeError> {
+        let inner = Arc::clone(&self.inner);
+        let (text, allocation) = (profile.to_string(), profile.allocation());
+        let set = self.inner.committer.submit(Kind::Alone, move |round| {
+            // Sessions begin in rounds, too: none can come in between.
+            if allocation != round.batch.volume().config.allocation && !inner.sessions.is_empty() {
+                return Ok(false);
+            }
+            round.batch.set_profile(text, allocation).map(|()| true)
+        });
+        let done = set.await??;
+        self.inner.room.freed();
+        Ok(done)
     }
 
     pub async fn rename(&self, name: String) -> Result<(), VolumeError> {

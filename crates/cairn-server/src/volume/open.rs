@@ -39,6 +39,8 @@ pub(super) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions
         bytes_limit: info.bytes_limit,
         inodes_limit: info.inodes_limit,
         created: info.created,
+        profile: info.profile,
+        allocation: info.allocation,
     };
     let store = VolumeStore::create(&directory.join(METADATA), config)?;
     give_root_directory_to(&store, geteuid().as_raw(), getegid().as_raw())?;

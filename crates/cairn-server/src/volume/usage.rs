@@ -27,6 +27,8 @@ pub(super) fn info(inner: &Inner) -> VolumeInfo {
         data_center: config.map(|config| config.data_center.clone()).unwrap_or_default(),
         chunk_size: config.map_or(0, |config| config.chunk_size),
         created: config.map_or(0, |config| config.created),
+        profile: config.map(|config| config.profile.clone()).unwrap_or_default(),
+        allocation: config.map(|config| config.allocation).unwrap_or_default(),
     }
 }
 

@@ -111,6 +111,7 @@ pub(crate) fn new_volume(name: &str) -> AdminRequest {
         inodes_limit: None,
         data_center: String::new(),
         chunk_size: CHUNK_SIZE_DEFAULT,
+        profile: "native".to_owned(),
     }
 }
 

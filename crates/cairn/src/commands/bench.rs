@@ -13,9 +13,11 @@ use cairn_bench::progress::Progress;
 use cairn_bench::report::Report;
 use cairn_bench::target::Target;
 use cairn_bench::{BenchError, page, run as runner, table};
+use cairn_types::Profile;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Bench;
+use crate::commands::bench_profiles::Volumes;
 use crate::exit_code::{Exit, WithExit};
 use crate::{output, runtime};
 
@@ -23,7 +25,10 @@ pub(crate) fn run(options: &Bench) -> Result<ExitCode> {
     let earlier: Result<Vec<Report>> = options.from.iter().map(|file| load(file)).collect();
     let report = match Report::merged(earlier?) {
         Some(report) => report,
-        None => measure(options)?,
+        None => match options.profile {
+            Some(profile) => measure_profiles(profile, options)?,
+            None => measure(targets(options)?, options)?,
+        },
     };
     if options.json {
         output::json(&report)?;
@@ -49,7 +54,23 @@ fn load(file: &Path) -> Result<Report> {
         .with_context(|| format!("{} is not a report that `cairn bench --json` printed", file.display()))
 }
 
-fn measure(options: &Bench) -> Result<Report> {
+/// Rows that are measured of profiles when none are named: what small files suffer from.
+const PROFILE_ROWS: [Row; 4] = [Row::Create, Row::Walk, Row::Read, Row::Archive];
+
+fn measure_profiles(profile: Profile, options: &Bench) -> Result<Report> {
+    let mut profiles = vec![profile];
+    for other in &options.against {
+        let other = other.to_string_lossy().parse::<Profile>();
+        profiles.push(other.map_err(|error| WithExit(Exit::Usage, format!("--against: {error}")))?);
+    }
+    let parent = options.directory.as_deref().map(usable).transpose()?;
+    let volumes = Volumes::start(profiles, parent.as_deref())?;
+    let mut report = measure(volumes.targets(), options)?;
+    report.remarks = volumes.savings(&report);
+    Ok(report)
+}
+
+fn targets(options: &Bench) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
     for directory in options.directory.iter().chain(&options.against) {
         let directory = usable(directory)?;
@@ -59,8 +80,13 @@ fn measure(options: &Bench) -> Result<Report> {
         target.store = options.store.as_ref().filter(|_| targets.is_empty()).cloned();
         targets.push(target);
     }
+    Ok(targets)
+}
+
+fn measure(targets: Vec<Target>, options: &Bench) -> Result<Report> {
+    let usual = if options.profile.is_some() { PROFILE_ROWS.to_vec() } else { Row::ALL.to_vec() };
     let plan = Plan {
-        rows: if options.rows.is_empty() { Row::ALL.to_vec() } else { options.rows.clone() },
+        rows: if options.rows.is_empty() { usual } else { options.rows.clone() },
         rounds: options.rounds,
         drop_caches: !options.keep_caches,
         large_bytes: options.size.0,

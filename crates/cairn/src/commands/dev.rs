@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use cairn_client::{AdminClient, ConnectOptions, ServerAddress};
 use cairn_server::{Server, ServerConfig};
+use cairn_types::Profile;
 use cairn_wire::admin::{AdminReply, AdminRequest};
 
 use crate::cli::Dev;
@@ -48,9 +49,14 @@ async fn ensure_volume(options: &Dev, connect: &ConnectOptions) -> Result<()> {
     let mut client = AdminClient::connect(connect).await.map_err(connect::admin_error)?;
     let reply = client.request(AdminRequest::VolumeList).await.map_err(connect::admin_error)?;
     let AdminReply::Volumes(volumes) = reply else { return connect::unexpected() };
-    let exists =
-        volumes.iter().any(|volume| volume.info.name == options.volume || volume.info.id.as_str() == options.volume);
-    if exists {
+    let found =
+        volumes.iter().find(|volume| volume.info.name == options.volume || volume.info.id.as_str() == options.volume);
+    let profile = options.tuning.profile.map(|profile| profile.to_string());
+    if let Some(volume) = found {
+        if let Some(profile) = profile.filter(|profile| *profile != volume.info.profile) {
+            let request = AdminRequest::VolumeProfile { volume: options.volume.clone(), profile };
+            client.request(request).await.map_err(connect::admin_error)?;
+        }
         return Ok(());
     }
     let chunk_size = u32::try_from(options.chunk_size.0).context("the chunk size is too large: at most 64MiB")?;
@@ -60,6 +66,7 @@ async fn ensure_volume(options: &Dev, connect: &ConnectOptions) -> Result<()> {
         inodes_limit: None,
         data_center: "LOCAL".into(),
         chunk_size,
+        profile: profile.unwrap_or_else(|| Profile::default().to_string()),
     };
     client.request(request).await.map_err(connect::admin_error)?;
     Ok(())

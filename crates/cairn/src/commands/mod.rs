@@ -1,6 +1,7 @@
 //! One module for each command.
 
 pub(crate) mod bench;
+pub(crate) mod bench_profiles;
 pub(crate) mod cache;
 pub(crate) mod dev;
 pub(crate) mod fsck;
@@ -9,6 +10,7 @@ pub(crate) mod man;
 pub(crate) mod mount;
 pub(crate) mod mounted;
 pub(crate) mod plugin;
+pub(crate) mod profiles;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod stats;

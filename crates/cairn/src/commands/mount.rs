@@ -113,7 +113,7 @@ fn open_log(path: &Path) -> Result<File> {
 }
 
 /// Options of `mount -o` that are flags of this program, with the flags they stand for.
-const HELPER_FLAGS: [(&str, &str); 16] = [
+const HELPER_FLAGS: [(&str, &str); 17] = [
     ("server", "--server"),
     ("key", "--key"),
     ("key_file", "--key-file"),
@@ -126,6 +126,7 @@ const HELPER_FLAGS: [(&str, &str); 16] = [
     ("server_timeout", "--server-timeout"),
     ("log_file", "--log-file"),
     ("config", "--config"),
+    ("profile", "--profile"),
     ("ro", "--read-only"),
     ("allow_other", "--allow-other"),
     ("nonempty", "--nonempty"),

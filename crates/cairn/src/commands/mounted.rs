@@ -7,11 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cairn_client::api::FileSystem;
 use cairn_client::{ConnectOptions, DiskCacheOptions, SessionOptions, Volume, VolumeOptions};
+use cairn_emulation::Emulated;
 use cairn_fuse::{Mount, MountError, MountOptions};
+use cairn_types::Profile;
+use cairn_types::profile::MOOSEFS_SOURCE;
+use cairn_wire::admin::VolumeInfo;
 use cairn_wire::handshake::MountInfo;
 
 use crate::cli::MountTuning;
-use crate::commands::report;
+use crate::commands::report::{self, Emulation};
 use crate::exit_code::{Exit, WithExit};
 use crate::{connect, paths, runtime};
 
@@ -73,6 +77,13 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     let runtime = tokio::runtime::Handle::current();
     let volume = Volume::open(session, options, runtime.clone()).await.map_err(connect::open_volume_error)?;
     let name = volume.info().name.clone();
+    let profile = match profile_for(plan.tuning.profile, volume.info()) {
+        Ok(profile) => profile,
+        Err(error) => {
+            volume.close(CLOSE_LIMIT).await.context("the volume could not be closed in good order")?;
+            return Err(error);
+        }
+    };
 
     let mut mount_options = MountOptions::new(directory.clone(), name.clone());
     mount_options.read_only = plan.tuning.read_only;
@@ -83,20 +94,65 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     if plan.tuning.nonempty {
         mount_options.extra.push("nonempty".into());
     }
+    if profile.moosefs_source {
+        mount_options.emulated_source = Some(MOOSEFS_SOURCE.to_owned());
+    }
     let file_system = volume.clone();
-    let mounted = tokio::task::spawn_blocking(move || Mount::new(file_system, &mount_options, runtime)).await?;
-    let mount = match mounted {
-        Ok(mount) => Arc::new(mount),
+    let mounted = tokio::task::spawn_blocking(move || make(file_system, profile, &mount_options, runtime)).await?;
+    let (mount, emulation) = match mounted {
+        Ok((mount, emulation)) => (Arc::new(mount), emulation),
         Err(error) => {
             volume.close(CLOSE_LIMIT).await.context("the volume could not be closed in good order")?;
-            return Err(mount_error(&error));
+            return Err(error);
         }
     };
     tracing::info!("requests of {} come by {}", directory.display(), mount.transport());
+    if profile != Profile::default() {
+        tracing::info!("{} emulates {profile}", directory.display());
+    }
     volume.attach_kernel(mount.kernel_cache());
     let (of_volume, of_mount) = (volume.downgrade(), Arc::downgrade(&mount));
-    volume.answer_stats_with(Box::new(move || report::json(&of_volume, &of_mount)));
+    volume.answer_stats_with(Box::new(move || report::json(&of_volume, &of_mount, &emulation)));
     Ok(Live { volume, mount, name, directory, foreground: plan.foreground })
+}
+
+/// What the mount emulates: what was asked for, or else what the volume does.
+fn profile_for(wanted: Option<Profile>, info: &VolumeInfo) -> Result<Profile> {
+    let Some(profile) = wanted else {
+        return info.profile.parse().with_context(|| {
+            format!(
+                "volume {} has a profile that this program does not know: upgrade it, or name one with --profile",
+                info.name
+            )
+        });
+    };
+    if profile.allocation() != info.allocation {
+        tracing::warn!(
+            "the quota of {} goes on counting by the volume's own profile ({}), because it counts for all mounts; \
+             `cairn volume set {} --profile` changes it",
+            info.name,
+            info.profile,
+            info.name
+        );
+    }
+    Ok(profile)
+}
+
+/// Hands the volume to the kernel, with a layer between them only where the profile has something to do there.
+fn make(
+    volume: Volume,
+    profile: Profile,
+    options: &MountOptions,
+    runtime: tokio::runtime::Handle,
+) -> Result<(Mount, Emulation)> {
+    if profile.leaves_requests_alone() {
+        let mount = Mount::new(volume, options, runtime).map_err(|error| mount_error(&error))?;
+        return Ok((mount, Emulation { profile, paced: None }));
+    }
+    let emulated = Emulated::new(volume, profile).context("no thread can be had for the profile's pace")?;
+    let paced = Box::new(emulated.watch());
+    let mount = Mount::new(emulated, options, runtime).map_err(|error| mount_error(&error))?;
+    Ok((mount, Emulation { profile, paced: Some(paced) }))
 }
 
 fn disk_cache(tuning: &MountTuning) -> Option<DiskCacheOptions> {

@@ -3,19 +3,38 @@
 use std::sync::Weak;
 
 use cairn_client::WeakVolume;
+use cairn_emulation::Paced;
 use cairn_fuse::Mount;
+use cairn_types::Profile;
 use serde_json::{Map, Value};
 
 /// Key of the line that says which way requests come from the kernel, and why.
 pub(crate) const TRANSPORT: &str = "transport";
 
+/// Key of the mount's profile.
+pub(crate) const PROFILE: &str = "profile";
+
+/// What a mount emulates, and what that held back so far.
+pub(crate) struct Emulation {
+    pub(crate) profile: Profile,
+    /// `None` where requests pass unchanged.
+    pub(crate) paced: Option<Box<dyn Fn() -> Paced + Send + Sync>>,
+}
+
 /// The report as JSON, in the order in which people read it.
-pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>) -> Vec<u8> {
+pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>, emulation: &Emulation) -> Vec<u8> {
     let mut report = Map::new();
     report.insert("version".into(), env!("CARGO_PKG_VERSION").into());
     report.insert("pid".into(), std::process::id().into());
     if let Some(mount) = mount.upgrade() {
         report.insert(TRANSPORT.into(), mount.transport().to_string().into());
+    }
+    report.insert(PROFILE.into(), emulation.profile.to_string().into());
+    if let Some(paced) = &emulation.paced {
+        let Paced { operations, microseconds, quirks } = paced();
+        report.insert("profile_delayed_operations".into(), operations.into());
+        report.insert("profile_delay_us".into(), microseconds.into());
+        report.insert("profile_quirks".into(), quirks.into());
     }
     if let Some(volume) = volume.upgrade() {
         let info = volume.info();

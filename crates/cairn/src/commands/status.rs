@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::Status;
 use crate::commands::mounted;
-use crate::commands::report::TRANSPORT;
+use crate::commands::report::{PROFILE, TRANSPORT};
 use crate::size::Size;
 use crate::{connect, output};
 
@@ -44,9 +44,15 @@ fn session_state(session: &SessionStatus) -> String {
     if session.connected { "connected".into() } else { format!("silent for {} s", session.silent_ms / 1000) }
 }
 
-/// Which way the requests of a mount on this host come from its kernel; `None` for a mount elsewhere, or one that does
-/// not answer.
-fn transport(session: &SessionStatus) -> Option<String> {
+/// What a mount on this host says of itself.
+struct Told {
+    /// Which way its requests come from the kernel.
+    transport: String,
+    profile: String,
+}
+
+/// Asks a mount; `None` for one elsewhere, or one that does not answer.
+fn told_by_mount(session: &SessionStatus) -> Option<Told> {
     if !session.connected || session.info.host != mounted::host_name() {
         return None;
     }
@@ -58,7 +64,8 @@ fn transport(session: &SessionStatus) -> Option<String> {
     let report = answer.recv_timeout(MOUNT_LIMIT).ok()?.ok()?;
     // Another mount may lie over this one.
     let same = report.get("session").and_then(serde_json::Value::as_u64) == Some(session.session.0);
-    report.get(TRANSPORT).filter(|_| same)?.as_str().map(str::to_owned)
+    let text = |key| report.get(key).filter(|_| same)?.as_str().map(str::to_owned);
+    Some(Told { transport: text(TRANSPORT)?, profile: text(PROFILE).unwrap_or_default() })
 }
 
 fn print_text(status: &ServerStatus) {
@@ -84,10 +91,11 @@ fn print_text(status: &ServerStatus) {
                     Size(volume.usage.bytes_limit).to_string(),
                     Size(volume.usage.bytes_stored).to_string(),
                     mounts.to_string(),
+                    volume.info.profile.clone(),
                 ]
             })
             .collect();
-        output::table(&["VOLUME", "NAME", "USED", "SIZE", "STORED", "MOUNTS"], &rows);
+        output::table(&["VOLUME", "NAME", "USED", "SIZE", "STORED", "MOUNTS", "PROFILE"], &rows);
     }
     if !status.sessions.is_empty() {
         println!();
@@ -111,11 +119,14 @@ fn print_text(status: &ServerStatus) {
         let transports: Vec<Vec<String>> = status
             .sessions
             .iter()
-            .filter_map(|session| Some(vec![session.info.directory.clone(), transport(session)?]))
+            .filter_map(|session| {
+                let Told { transport, profile } = told_by_mount(session)?;
+                Some(vec![session.info.directory.clone(), profile, transport])
+            })
             .collect();
         if !transports.is_empty() {
             println!();
-            output::table(&["MOUNT HERE", "REQUESTS COME BY"], &transports);
+            output::table(&["MOUNT HERE", "PROFILE", "REQUESTS COME BY"], &transports);
         }
     }
 }
@@ -125,11 +136,13 @@ fn print_json(status: &ServerStatus) -> Result<()> {
         .sessions
         .iter()
         .map(|session| {
+            let told = told_by_mount(session);
             json!({
                 "session": session.session.0, "volume": session.volume.as_str(), "host": session.info.host,
                 "pid": session.info.pid, "directory": session.info.directory, "read_only": session.info.read_only,
                 "peer": session.peer, "connected": session.connected, "silent_ms": session.silent_ms,
-                "transport": transport(session), "leases": session.leases, "open_files": session.open_files, "locks": session.locks,
+                "transport": told.as_ref().map(|told| &told.transport),
+                "profile": told.as_ref().map(|told| &told.profile), "leases": session.leases, "open_files": session.open_files, "locks": session.locks,
             })
         })
         .collect();

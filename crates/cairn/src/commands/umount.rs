@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use cairn_types::profile::MOOSEFS_SOURCE;
 
 use crate::cli::Umount;
 use crate::commands::stats;
@@ -37,7 +38,10 @@ fn is_cairn_mount(directory: &Path) -> Result<bool> {
         let separator = fields.iter().position(|field| *field == b"-");
         let kind = separator.and_then(|at| fields.get(at + 1)).copied();
         let place = fields.get(4).map(|field| unescape(field));
-        kind == Some(b"fuse.cairn") && place.as_deref() == Some(directory)
+        let source = separator.and_then(|at| fields.get(at + 2)).map(|field| unescape(field));
+        // With an emulation profile it looks like another one's.
+        let emulated = kind == Some(b"fuse") && source.as_deref() == Some(Path::new(MOOSEFS_SOURCE));
+        (kind == Some(b"fuse.cairn") || emulated) && place.as_deref() == Some(directory)
     });
     Ok(found)
 }

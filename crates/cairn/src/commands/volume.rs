@@ -13,12 +13,18 @@ use crate::{connect, output};
 
 pub(crate) fn run(command: Volume) -> Result<ExitCode> {
     match command {
-        Volume::Create { name, size, inodes, chunk_size, data_center, output } => {
+        Volume::Create { name, size, inodes, chunk_size, data_center, profile, output } => {
             let Ok(chunk_size) = u32::try_from(chunk_size.0) else {
                 bail!("chunk size {chunk_size} is too large: it takes a power of two from 64KiB to 64MiB");
             };
-            let request =
-                AdminRequest::VolumeCreate { name, bytes_limit: size.0, inodes_limit: inodes, data_center, chunk_size };
+            let request = AdminRequest::VolumeCreate {
+                name,
+                bytes_limit: size.0,
+                inodes_limit: inodes,
+                data_center,
+                chunk_size,
+                profile: profile.to_string(),
+            };
             show(&output, request)
         }
         Volume::List { output } => list(&output),
@@ -27,6 +33,9 @@ pub(crate) fn run(command: Volume) -> Result<ExitCode> {
             let request =
                 AdminRequest::VolumeResize { volume, bytes_limit: size.map(|size| size.0), inodes_limit: inodes };
             show(&output, request)
+        }
+        Volume::Set { volume, profile, output } => {
+            show(&output, AdminRequest::VolumeProfile { volume, profile: profile.to_string() })
         }
         Volume::Rename { volume, new_name, output } => {
             show(&output, AdminRequest::VolumeRename { volume, name: new_name })
@@ -48,7 +57,7 @@ pub(crate) fn as_json(status: &VolumeStatus) -> Value {
     let (info, usage) = (&status.info, &status.usage);
     json!({
         "id": info.id.as_str(), "name": info.name, "data_center": info.data_center, "chunk_size": info.chunk_size,
-        "created": info.created, "bytes_limit": usage.bytes_limit, "bytes_used": usage.bytes_used,
+        "created": info.created, "profile": info.profile, "bytes_limit": usage.bytes_limit, "bytes_used": usage.bytes_used,
         "inodes_limit": usage.inodes_limit, "inodes_used": usage.inodes_used, "bytes_stored": usage.bytes_stored,
         "bytes_metadata": usage.bytes_metadata, "disk_free": usage.disk_free, "trouble": status.trouble,
     })
@@ -68,6 +77,7 @@ fn show(output: &Output, request: AdminRequest) -> Result<ExitCode> {
             ("used", Size(usage.bytes_used).to_string()),
             ("files", format!("{} of {}", usage.inodes_used, usage.inodes_limit)),
             ("chunk size", Size(u64::from(info.chunk_size)).to_string()),
+            ("profile", info.profile.clone()),
         ];
         if !status.trouble.is_empty() {
             facts.push(("trouble", status.trouble.clone()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, Ino, LeaseMode, MetaOp, OpReply, SessionId, VolumeId};
+use cairn_types::{Allocation, Errno, Ino, LeaseMode, MetaOp, OpReply, SessionId, VolumeId};
 use cairn_wire::admin::VolumeInfo;
 use cairn_wire::handshake::{HelloReply, MountInfo, Resume, SessionSecret, SessionWelcome, WelcomeDetail};
 use cairn_wire::message::{Answer, Applied, Failure, Grant};
@@ -208,6 +208,8 @@ impl Peer {
             data_center: "EU-1".into(),
             chunk_size: 1 << 22,
             created: 0,
+            profile: "native".into(),
+            allocation: Allocation::NATIVE,
         };
         let session = SessionWelcome {
             session: SessionId(script.session),

@@ -35,8 +35,14 @@ impl World {
         let directory = tempfile::tempdir().expect("directory");
         let config = ServerConfig::new(directory.path().join("data"));
         let server = Server::start(config.clone()).await.expect("server");
-        let wanted =
-            NewVolume { name: VOLUME.into(), bytes_limit: bytes, inodes_limit, data_center: String::new(), chunk_size };
+        let wanted = NewVolume {
+            name: VOLUME.into(),
+            bytes_limit: bytes,
+            inodes_limit,
+            data_center: String::new(),
+            chunk_size,
+            profile: cairn_types::Profile::default(),
+        };
         server.shared().catalogue().create(wanted).await.expect("volume");
         World { server: Some(server), config, directory }
     }

@@ -56,6 +56,8 @@ impl Fixture {
             inodes_limit: 1_000_000,
             data_center: "TEST-1".to_owned(),
             chunk_size: CHUNK,
+            profile: "native".to_owned(),
+            allocation: cairn_types::Allocation::NATIVE,
             created: 1,
         };
         Volume::create(directory.path(), info, &options).expect("made");
