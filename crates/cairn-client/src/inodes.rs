@@ -37,6 +37,8 @@ pub(crate) struct FileState {
     pub drawn: u64,
     /// A task is flushing this file.
     pub flushing: bool,
+    /// Somebody waits for that flush to end.
+    pub flush_awaited: bool,
     /// Listed for the next round of background flushes.
     pub queued: bool,
     /// Changes of the content that are at the server now (truncate, allocate, copy): background flushes wait.
@@ -299,6 +301,7 @@ impl NodeState {
                     pending_ctime: None,
                     drawn: 0,
                     flushing: false,
+                    flush_awaited: false,
                     queued: false,
                     content_calls: 0,
                     flushes: 0,
@@ -413,6 +416,15 @@ impl Node {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.changed.notify_waiters();
         Waiting(Arc::clone(self))
+    }
+
+    /// Whether the file is being flushed; if so, the flush ends soon however much is written meanwhile, and
+    /// [`Node::changed`] tells of it.
+    pub(crate) fn await_flush(&self) -> bool {
+        let mut state = self.lock();
+        let Some(file) = state.file_mut() else { return false };
+        file.flush_awaited = file.flushing;
+        file.flushing
     }
 
     /// How many requests wait for the server.

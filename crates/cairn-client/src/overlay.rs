@@ -4,10 +4,11 @@
 //! what the server has ("below", not known here). A pure structure: no I/O, no lock, no time.
 //!
 //! Invariants: segments of a layer are sorted by offset, never empty, never overlapping, inside their chunk; a chunk
-//! without segments is not listed; at most one freeze is under way at a time. `grown` of a chunk counts the bytes of its
-//! segments that neither another layer nor the server had allocated when they were written.
+//! without segments is not listed; a chunk that is frozen, or that a flush has in hand, is not frozen again before it was
+//! released. `grown` of a chunk counts the bytes of its segments that neither another layer nor the server had allocated
+//! when they were written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -76,6 +77,8 @@ pub(crate) struct Overlay {
     chunk_size: u32,
     dirty: BTreeMap<u32, Layered<Segment>>,
     frozen: BTreeMap<u32, Layered<FrozenSegment>>,
+    /// Chunks that the flush has in hand.
+    taken: BTreeSet<u32>,
     dirty_bytes: u64,
     frozen_bytes: u64,
     grown: u64,
@@ -87,6 +90,7 @@ impl Overlay {
             chunk_size,
             dirty: BTreeMap::new(),
             frozen: BTreeMap::new(),
+            taken: BTreeSet::new(),
             dirty_bytes: 0,
             frozen_bytes: 0,
             grown: 0,
@@ -300,23 +304,21 @@ impl Overlay {
             self.frozen.values().flat_map(|layered| &layered.segments).map(|segment| segment.data.len() as u64).sum();
     }
 
-    /// Moves dirty chunks to the frozen layer, if that is empty. Whether anything moved.
+    /// Moves dirty chunks to the frozen layer, those left out of which it holds something. Whether anything moved.
     pub(crate) fn freeze(&mut self, which: Freeze) -> bool {
-        if !self.frozen.is_empty() {
-            return false;
-        }
         let chunk_size = u64::from(self.chunk_size);
         let chunks: Vec<u32> = self
             .dirty
             .iter()
-            .filter(|(_, layered)| {
+            .filter(|(chunk, layered)| {
                 let length = || layered.segments.iter().map(|segment| segment.data.len() as u64).sum::<u64>();
-                which == Freeze::All || length() == chunk_size
+                let free = !self.frozen.contains_key(chunk) && !self.taken.contains(chunk);
+                free && (which == Freeze::All || length() == chunk_size)
             })
             .map(|(chunk, _)| *chunk)
             .collect();
-        for chunk in chunks {
-            let Some(layered) = self.dirty.remove(&chunk) else { continue };
+        for chunk in &chunks {
+            let Some(layered) = self.dirty.remove(chunk) else { continue };
             let segments: Vec<FrozenSegment> = layered
                 .segments
                 .into_iter()
@@ -325,28 +327,36 @@ impl Overlay {
             let length: u64 = segments.iter().map(|segment| segment.data.len() as u64).sum();
             self.dirty_bytes -= length;
             self.frozen_bytes += length;
-            self.frozen.insert(chunk, Layered { segments, grown: layered.grown });
+            self.frozen.insert(*chunk, Layered { segments, grown: layered.grown });
         }
-        !self.frozen.is_empty()
+        !chunks.is_empty()
     }
 
-    /// The first frozen chunks, about `most` bytes of them but at least one.
-    pub(crate) fn frozen_batch(&self, most: u64) -> Vec<FrozenChunk> {
+    /// Takes the first frozen chunks in hand that are not, about `most` bytes of them but at least one.
+    pub(crate) fn take_batch(&mut self, most: u64) -> Vec<FrozenChunk> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         for (chunk, layered) in &self.frozen {
             if bytes >= most {
                 break;
             }
-            bytes += layered.segments.iter().map(|segment| segment.data.len() as u64).sum::<u64>();
-            batch.push(FrozenChunk { chunk: *chunk, segments: layered.segments.clone() });
+            if self.taken.insert(*chunk) {
+                bytes += layered.segments.iter().map(|segment| segment.data.len() as u64).sum::<u64>();
+                batch.push(FrozenChunk { chunk: *chunk, segments: layered.segments.clone() });
+            }
         }
         batch
     }
 
-    /// The server has applied these frozen chunks (or they are given up): they are below now (or gone).
+    /// Nothing is in hand any more: what was and is still frozen can be taken again.
+    pub(crate) fn put_back(&mut self) {
+        self.taken.clear();
+    }
+
+    /// The server has applied these chunks, which were in hand (or they are given up): they are below now (or gone).
     pub(crate) fn release(&mut self, chunks: impl IntoIterator<Item = u32>) {
         for chunk in chunks {
+            self.taken.remove(&chunk);
             if let Some(layered) = self.frozen.remove(&chunk) {
                 self.grown -= layered.grown;
                 self.frozen_bytes -= layered.segments.iter().map(|segment| segment.data.len() as u64).sum::<u64>();
@@ -379,6 +389,8 @@ impl Overlay {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -391,8 +403,9 @@ mod tests {
         Write { at: usize, length: usize, value: u8 },
         Truncate(usize),
         Freeze(bool),
-        Applied(u64),
-        Failed(u64),
+        Take(u64),
+        Applied,
+        Failed,
         Read { at: usize, length: usize },
     }
 
@@ -401,8 +414,9 @@ mod tests {
             6 => (0..FILE, 1usize..50, 1u8..=255).prop_map(|(at, length, value)| Step::Write { at, length, value }),
             1 => (0..=FILE).prop_map(Step::Truncate),
             2 => any::<bool>().prop_map(Step::Freeze),
-            2 => (1u64..80).prop_map(Step::Applied),
-            1 => (1u64..80).prop_map(Step::Failed),
+            3 => (1u64..80).prop_map(Step::Take),
+            2 => Just(Step::Applied),
+            1 => Just(Step::Failed),
             3 => (0..FILE, 1usize..60).prop_map(|(at, length)| Step::Read { at, length }),
         ]
     }
@@ -480,6 +494,7 @@ mod tests {
         fn behaves_like_bytes_in_three_layers(steps in prop::collection::vec(step(), 1..60)) {
             let mut overlay = Overlay::new(CHUNK);
             let mut model = Model::new();
+            let mut batches: VecDeque<Vec<FrozenChunk>> = VecDeque::new();
             for step in steps {
                 match step {
                     Step::Write { at, length, value } => {
@@ -504,27 +519,31 @@ mod tests {
                     Step::Truncate(_) => {}
                     Step::Freeze(all) => {
                         let which = if all { Freeze::All } else { Freeze::FullChunks };
-                        let was_frozen = overlay.has_frozen();
                         let moved = overlay.freeze(which);
-                        if !was_frozen {
-                            let mut any = false;
-                            for chunk in 0..FILE / CHUNK as usize {
-                                let range = chunk * CHUNK as usize..(chunk + 1) * CHUNK as usize;
-                                let full = model.dirty[range.clone()].iter().all(Option::is_some);
-                                let some = model.dirty[range.clone()].iter().any(Option::is_some);
-                                if some && (all || full) {
-                                    any = true;
-                                    for place in range {
-                                        model.frozen[place] = model.dirty[place].take();
-                                    }
+                        let mut any = false;
+                        for chunk in 0..FILE / CHUNK as usize {
+                            let range = chunk * CHUNK as usize..(chunk + 1) * CHUNK as usize;
+                            let free = model.frozen[range.clone()].iter().all(Option::is_none);
+                            let full = model.dirty[range.clone()].iter().all(Option::is_some);
+                            let some = model.dirty[range.clone()].iter().any(Option::is_some);
+                            if free && some && (all || full) {
+                                any = true;
+                                for place in range {
+                                    model.frozen[place] = model.dirty[place].take();
                                 }
                             }
-                            prop_assert_eq!(moved, any);
                         }
+                        prop_assert_eq!(moved, any);
                     }
-                    Step::Applied(most) | Step::Failed(most) => {
-                        let applied = matches!(step, Step::Applied(_));
-                        let batch = overlay.frozen_batch(most);
+                    Step::Take(most) => {
+                        let batch = overlay.take_batch(most);
+                        let in_hand: Vec<u32> = batches.iter().flatten().map(|frozen: &FrozenChunk| frozen.chunk).collect();
+                        prop_assert!(batch.iter().all(|frozen| !in_hand.contains(&frozen.chunk)), "taken once");
+                        batches.push_back(batch);
+                    }
+                    // Batches are applied in the order in which they were taken.
+                    Step::Applied => {
+                        let Some(batch) = batches.pop_front() else { continue };
                         for frozen in &batch {
                             let base = (frozen.chunk * CHUNK) as usize;
                             for segment in &frozen.segments {
@@ -535,12 +554,17 @@ mod tests {
                             }
                             for place in base..base + CHUNK as usize {
                                 let byte = model.frozen[place].take();
-                                if applied && byte.is_some() {
+                                if byte.is_some() {
                                     model.server[place] = byte;
                                 }
                             }
                         }
                         overlay.release(batch.iter().map(|frozen| frozen.chunk));
+                    }
+                    // What is in hand then is sent again.
+                    Step::Failed => {
+                        batches.clear();
+                        overlay.put_back();
                     }
                     Step::Read { at, length } => check(&overlay, &model, at, length),
                 }
@@ -556,7 +580,7 @@ mod tests {
         #[test]
         fn growth_is_exact_while_flushes_succeed(
             steps in prop::collection::vec(step().prop_filter("no loss", |step| {
-                !matches!(step, Step::Truncate(_) | Step::Failed(_))
+                !matches!(step, Step::Truncate(_))
             }), 1..60),
         ) {
             let mut overlay = Overlay::new(CHUNK);
@@ -572,15 +596,16 @@ mod tests {
                             model.dirty[base + from as usize..base + to as usize].fill(Some(value));
                         }
                     }
-                    Step::Freeze(_) if overlay.freeze(Freeze::All) => {
+                    Step::Freeze(_) if !overlay.has_frozen() => {
+                            overlay.freeze(Freeze::All);
                             for place in 0..FILE {
                                 if model.dirty[place].is_some() {
                                     model.frozen[place] = model.dirty[place].take();
                                 }
                             }
                     }
-                    Step::Applied(_) => {
-                        let batch = overlay.frozen_batch(u64::MAX);
+                    Step::Applied => {
+                        let batch = overlay.take_batch(u64::MAX);
                         overlay.release(batch.iter().map(|frozen| frozen.chunk));
                         for place in 0..FILE {
                             if let Some(byte) = model.frozen[place].take() {

@@ -69,7 +69,9 @@ impl Shared {
     /// Lets go of files that were declared open because an open was expected, and then was not made.
     fn close_unopened(&self) {
         let mut closed = Vec::new();
-        self.expected_opens.lock().retain(|ino| {
+        // A recall locks the list while it has a node locked, so no node is locked here while the list is.
+        let mut expected = std::mem::take(&mut *self.expected_opens.lock());
+        expected.retain(|ino| {
             let Some(node) = self.table.get(*ino) else { return false };
             let mut state = node.lock();
             if state.is_wanted() && state.opens == 0 {
@@ -81,6 +83,7 @@ impl Shared {
             }
             false
         });
+        self.expected_opens.lock().append(&mut expected);
         if !closed.is_empty() {
             self.session.close_files(closed);
         }

@@ -20,3 +20,6 @@ pub const PROTOCOL_VERSION: u32 = 2;
 pub const PROTOCOL_VERSION_OLDEST: u32 = 2;
 /// Most bytes of a blob, and so of one piece of a chunk that is written at once.
 pub const BLOB_MAX: u32 = 4 * 1024 * 1024;
+/// A [`Request::PutBlobs`] with at most this many bytes is done before the server looks at the request that follows it on the
+/// same connection, so that a change which refers to the blobs may be sent right behind it.
+pub const BLOBS_IN_ORDER_MAX: usize = 64 * 1024;

@@ -27,6 +27,7 @@ mod replay;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod together;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -58,6 +59,8 @@ use data::DataPool;
 use numbers::Numbers;
 use outgoing::{Draft, Outgoing};
 use pending::{Phase, State};
+use together::journal_results;
+pub use together::{Durable, JournalAnswer, JournalMessage};
 
 /// Time that [`Session::close`] gives the server to answer.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -259,13 +262,7 @@ impl Session {
     /// `generation`: that of the session which the leases belong to; `ESTALE` for all if it is over.
     pub async fn journal(&self, ops: Vec<MetaOp>, generation: u64) -> (Vec<FsResult<OpReply>>, Vec<Grant>) {
         let count = ops.len();
-        match self.inner.request(Draft::Journal { ops, generation }).await {
-            Ok(Answer::Applied { applied, grants }) if applied.len() == count => {
-                (applied.into_iter().map(|applied| applied.result).collect(), grants)
-            }
-            Ok(other) => (vec![Err(unfitting::<()>(&other).err().unwrap_or(Errno::EIO)); count], Vec::new()),
-            Err(errno) => (vec![Err(errno); count], Vec::new()),
-        }
+        journal_results(self.inner.request(Draft::Journal { ops, generation }).await, count)
     }
 
     /// Returns once requests fail because the server has stayed away for too long, or the session is closed.

@@ -78,6 +78,7 @@ pub(super) async fn take_blobs(inner: &Arc<Inner>, count: u32) -> FsResult<BlobI
     take(inner, |stocks| stocks.blobs.take(u64::from(count)), 0, count).await.map(BlobId)
 }
 
+/// At least one number of one kind.
 async fn take(inner: &Arc<Inner>, pick: impl Fn(&mut Stocks) -> Option<u64>, inos: u32, blobs: u32) -> FsResult<u64> {
     loop {
         let (first, low) = {

@@ -10,8 +10,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use cairn_types::{Errno, FsResult, MetaOp};
-use cairn_wire::message::Answer;
+use cairn_wire::message::{Answer, BlobHeader};
 use cairn_wire::{FrameError, FrameKind, Request};
 use tokio::sync::oneshot;
 
@@ -45,6 +46,12 @@ impl Outgoing {
 pub(super) enum Draft {
     Plain(Request),
     Call(MetaOp),
+    /// Few bytes, ahead of the changes that refer to them.
+    Blobs {
+        headers: Vec<BlobHeader>,
+        bytes: Vec<Bytes>,
+        generation: u64,
+    },
     /// `generation` is that of the session for which the changes were made.
     Journal {
         ops: Vec<MetaOp>,
@@ -78,6 +85,21 @@ impl Inner {
         ticket.wait().await
     }
 
+    /// As [`Inner::request`] for several that are sent without a pause, in this order, none of them waited for.
+    pub(super) async fn request_together<const COUNT: usize>(
+        &self,
+        drafts: [Option<Draft>; COUNT],
+    ) -> [Option<FsResult<Ticket>>; COUNT] {
+        let mut outgoing = self.outgoing.lock().await;
+        self.send_errands(&mut outgoing).await;
+        // All are registered before the first is written: none is lost if this future is dropped half way.
+        let tickets = drafts.map(|draft| draft.map(|draft| self.register(&mut outgoing, draft)));
+        for ticket in tickets.iter().flatten().flatten() {
+            self.write(&mut outgoing, ticket.correlation).await;
+        }
+        tickets
+    }
+
     /// Numbers a request and enters it as pending.
     ///
     /// # Errors
@@ -87,7 +109,7 @@ impl Inner {
         let mut state = self.state.lock();
         match (state.refuses(), &draft) {
             // Buffered changes wait for the server however long it takes.
-            (Some(Errno::EIO) | None, Draft::Journal { generation, .. }) => {
+            (Some(Errno::EIO) | None, Draft::Journal { generation, .. } | Draft::Blobs { generation, .. }) => {
                 if *generation != self.generation() {
                     return Err(Errno::ESTALE);
                 }
@@ -95,6 +117,7 @@ impl Inner {
             (Some(errno), _) => return Err(errno),
             (None, _) => {}
         }
+        let mut bulk = Vec::new();
         let request = match draft {
             Draft::Plain(request) => request,
             Draft::Call(op) => {
@@ -102,6 +125,10 @@ impl Inner {
                 outgoing.next_token += 1;
                 let acked_below = state.tokens.first().copied().unwrap_or(token);
                 Request::Call { token, acked_below, op }
+            }
+            Draft::Blobs { headers, bytes, .. } => {
+                bulk = bytes;
+                Request::PutBlobs(headers)
             }
             Draft::Journal { ops, .. } => {
                 let first = outgoing.next_journal;
@@ -112,7 +139,7 @@ impl Inner {
         let (reply, answer) = oneshot::channel();
         let correlation = outgoing.next_correlation;
         outgoing.next_correlation += 1;
-        let pending = Pending { request: Arc::new(request), reply: Some(reply), sent: None, ever_sent: false };
+        let pending = Pending { request: Arc::new(request), bulk, reply: Some(reply), sent: None, ever_sent: false };
         state.insert(correlation, pending);
         Ok(Ticket { correlation, answer })
     }
@@ -121,19 +148,19 @@ impl Inner {
     /// pending and is sent again, or is answered with an error.
     pub(super) async fn write(&self, outgoing: &mut Outgoing, correlation: u64) {
         let Some(link) = &mut outgoing.link else { return };
-        let request = {
+        let (request, bulk) = {
             let mut state = self.state.lock();
             let Some(pending) = state.pending.get_mut(&correlation) else { return };
             pending.sent = Some(Moment::now());
             pending.ever_sent = true;
-            Arc::clone(&pending.request)
+            (Arc::clone(&pending.request), pending.bulk.clone())
         };
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         self.writing_since.store(Moment::now().0, Ordering::Relaxed);
         let guard = TripOnDrop::new(&link.breaker);
         let written = tokio::select! {
             biased;
-            written = link.writer.write(FrameKind::Request, correlation, &*request, &[]) => written,
+            written = link.writer.write(FrameKind::Request, correlation, &*request, &bulk) => written,
             () = link.breaker.tripped() => Err(FrameError::Closed),
         };
         self.writing_since.store(0, Ordering::Relaxed);
@@ -184,7 +211,8 @@ impl Inner {
                     let correlation = outgoing.next_correlation;
                     outgoing.next_correlation += 1;
                     let request = Arc::new(request);
-                    state.insert(correlation, Pending { request, reply: None, sent: None, ever_sent: false });
+                    let pending = Pending { request, bulk: Vec::new(), reply: None, sent: None, ever_sent: false };
+                    state.insert(correlation, pending);
                     correlation
                 })
                 .collect()

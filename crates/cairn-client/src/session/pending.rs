@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use cairn_types::{Errno, FsResult};
 use cairn_wire::Request;
 use cairn_wire::handshake::Resume;
@@ -31,6 +32,8 @@ pub(super) enum Phase {
 
 pub(super) struct Pending {
     pub(super) request: Arc<Request>,
+    /// Bytes that go along with it.
+    pub(super) bulk: Vec<Bytes>,
     /// Whoever waits. `None` for an errand, and once the wait has been ended by a deadline.
     pub(super) reply: Option<oneshot::Sender<FsResult<Answer>>>,
     /// When it was written to the connection that stands now.
@@ -61,6 +64,8 @@ fn is_patient(request: &Request) -> bool {
             | Request::CancelLock { .. }
             | Request::ReportDamage { .. }
             | Request::Journal { .. }
+            // Content of changes in the journal behind it.
+            | Request::PutBlobs(_)
     )
 }
 

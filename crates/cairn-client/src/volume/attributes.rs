@@ -89,6 +89,7 @@ impl Shared {
                     }
                     return;
                 }
+                file.flush_awaited = true;
             }
             changed.await;
         }

@@ -95,7 +95,15 @@ fn may_go(state: &NodeState) -> bool {
 impl Shared {
     fn enter(&self, op: MetaOp, nodes: Vec<Arc<Node>>, makes_node: bool, content: Option<Claim>, generation: u64) {
         add(&self.counters.changed_here, 1);
-        self.journal.enter(journal::Entry { op, nodes, makes_node, content, generation, reply: None });
+        self.journal.enter(journal::Entry {
+            op: Some(op),
+            nodes,
+            makes_node,
+            content,
+            generation,
+            reply: None,
+            durable: None,
+        });
     }
 
     fn can_make(&self, directory: &NodeState, name: &Name) -> bool {

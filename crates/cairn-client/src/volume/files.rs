@@ -160,7 +160,11 @@ impl Shared {
 
     pub(crate) async fn fsync(self: &Arc<Self>, ino: Ino) -> FsResult<()> {
         let node = self.table.get_or_insert(ino);
-        let flushed = self.flush_node(&node).await;
+        let synced = if self.options.read_only { None } else { self.sync_little(&node).await };
+        let flushed = match synced {
+            Some(synced) => synced,
+            None => self.flush_node(&node).await,
+        };
         {
             let mut state = node.lock();
             let error = &mut state.error;
@@ -172,7 +176,7 @@ impl Shared {
             }
         }
         flushed?;
-        if self.options.read_only {
+        if self.options.read_only || synced.is_some() {
             return Ok(());
         }
         self.flush_journal().await?;

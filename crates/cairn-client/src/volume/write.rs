@@ -186,6 +186,9 @@ impl Shared {
         if queue {
             self.writeback.enqueue(node);
         }
+        if filled && !idle {
+            self.writeback.filled.notify_waiters();
+        }
         if (much || crowded) && idle {
             self.flush_in_background(node, if crowded { Freeze::All } else { Freeze::FullChunks });
         }

@@ -1,37 +1,34 @@
 //! One flush: frozen content becomes blobs, blobs go to the chunk server, and one journaled change for each file makes
 //! them its content. Only then does the frozen content go.
 //!
-//! A file is flushed by one task at a time ([`Claim`]). Content that the server refuses is saved elsewhere and reported
+//! A file is flushed by one task at a time ([`Claim`]), in rounds. The bytes of several rounds are on their way at once; a
+//! round is made the content of its files when the round before it was, so what the server has of a stream is always a
+//! beginning of it. While a program goes on writing, its flush goes on with what it has filled, unless somebody waits for
+//! the end. Content that the server refuses is saved elsewhere and reported
 //! to whoever has the file open; when the server is away, it stays and is tried again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use cairn_types::{AttrChange, BlobId, Errno, FsResult, LeaseMode, MetaOp, OpReply, Timestamp, WrittenExtent};
-use cairn_wire::message::BlobHeader;
-use tokio::task::JoinSet;
+use cairn_types::{AttrChange, Errno, FsResult, LeaseMode, MetaOp, OpReply, Timestamp, WrittenExtent};
 
-use super::pack::{Draft, Sealed, pack};
+use super::FLUSH_SOON;
 use super::recovery::Lost;
+use super::upload::{Part, Round, bytes_of};
 use crate::inodes::{Node, NodeState};
 use crate::overlay::{Freeze, FrozenChunk};
 use crate::stats::add;
 use crate::volume::Shared;
 use crate::volume::space::lost_write_errno;
 
-/// Most bytes, about, of one round: of one file, and in all. Between two rounds nothing is on its way for two round trips,
-/// which a link of 400 MB/s and 4 ms turns into a tenth of the time of a round of 32 MiB.
-const ROUND_FILE_BYTES: u64 = 64 * 1024 * 1024;
-const ROUND_BYTES: u64 = 64 * 1024 * 1024;
+/// Most bytes, about, of one round.
+const ROUND_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes that the rounds of a flush may have on their way, about: 400 MB/s for a sixth of a second.
+const UNDER_WAY_BYTES: u64 = 64 * 1024 * 1024;
 /// Most chunks of one round.
 const ROUND_CHUNKS: usize = 4096;
-/// Most bytes and blobs of one request.
-const REQUEST_BYTES: usize = cairn_wire::BLOB_MAX as usize;
-const REQUEST_BLOBS: usize = 2048;
 /// Most extents of one change.
 const OP_EXTENTS: usize = 8192;
-/// Checksums of more bytes than this are computed off the runtime's own threads.
-const SEAL_INLINE: usize = 64 * 1024;
 /// Flushes in a row that may fail although the server is there, until the content is given up.
 const FAILURES_MAX: u32 = 3;
 
@@ -41,44 +38,59 @@ pub(crate) struct Claim {
     node: Arc<Node>,
     /// Everything that was buffered when the claim was made is covered by it.
     complete: bool,
+    /// What is filled meanwhile is flushed, too.
+    follows: bool,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(file) = self.node.lock().file_mut() {
             file.flushing = false;
+            file.flush_awaited = false;
+            file.overlay.put_back();
         }
         self.node.changed.notify_waiters();
     }
 }
 
 impl Claim {
-    /// What is frozen of the file, as much as one round takes; `claim` is this claim's place among those of the round.
+    /// The same for a flush that nobody waits for.
+    pub(crate) fn following(self) -> Self {
+        let mut claim = self;
+        claim.follows = true;
+        claim
+    }
+
+    /// Bytes that are buffered of the file.
+    pub(crate) fn buffered(&self) -> u64 {
+        self.node.lock().file().map_or(0, |file| file.overlay.bytes())
+    }
+
+    /// What is frozen of the file and not in hand, as much as one round takes; `claim` is this claim's place among those
+    /// of the flush.
     pub(crate) fn part(&self, claim: usize) -> Option<Part> {
-        let state = self.node.lock();
-        let chunks = state.file()?.overlay.frozen_batch(ROUND_FILE_BYTES);
-        let (node, epoch) = (Arc::clone(&self.node), state.epoch);
+        let mut state = self.node.lock();
+        let epoch = state.epoch;
+        let file = state.file_mut()?;
+        let mut chunks = file.overlay.take_batch(ROUND_BYTES);
+        let goes_on = self.follows && !file.flush_awaited && file.content_calls == 0;
+        if chunks.is_empty() && goes_on && file.overlay.dirty_bytes() >= FLUSH_SOON {
+            file.overlay.freeze(Freeze::FullChunks);
+            chunks = file.overlay.take_batch(ROUND_BYTES);
+        }
+        let node = Arc::clone(&self.node);
         (!chunks.is_empty()).then_some(Part { claim, node, epoch, chunks, extents: Vec::new(), outcome: Ok(()) })
     }
 }
 
-/// What one round takes of one file.
-pub(crate) struct Part {
-    claim: usize,
-    pub node: Arc<Node>,
-    /// The node's count of lost leases: if it has changed, the content is no longer this session's to write.
-    epoch: u64,
-    chunks: Vec<FrozenChunk>,
-    extents: Vec<WrittenExtent>,
-    pub outcome: FsResult<()>,
-}
-
-impl Part {
-    /// Its bytes could not be sent and are to be sent again.
-    pub(crate) fn begin_again(&mut self) {
-        self.extents.clear();
-        self.outcome = Ok(());
-    }
+/// A claim's place in a flush.
+struct Member {
+    claim: Option<Claim>,
+    /// Its parts that are on their way.
+    under_way: usize,
+    /// A part of it failed: nothing more is sent.
+    failed: bool,
+    outcome: FsResult<()>,
 }
 
 /// Freezes what `which` says (unless an earlier flush has left something frozen) and claims the file, if there is
@@ -100,13 +112,7 @@ pub(crate) fn claim_locked(node: &Arc<Node>, state: &mut NodeState, which: Freez
     }
     file.flushing = true;
     file.flushes += 1;
-    Some(Claim { node: Arc::clone(node), complete })
-}
-
-fn fail_round(round: &mut [Part], errno: Errno) {
-    for part in round {
-        part.outcome = Err(errno);
-    }
+    Some(Claim { node: Arc::clone(node), complete, follows: false })
 }
 
 impl Shared {
@@ -123,8 +129,7 @@ impl Shared {
                 return Ok(());
             }
             let Some(claim) = claim(node, Freeze::All) else {
-                let busy = node.lock().file().is_some_and(|file| file.flushing);
-                if busy {
+                if node.await_flush() {
                     // It may be on its way with a rename that nobody else waits for.
                     self.journal.hurry();
                     tokio::select! {
@@ -180,41 +185,76 @@ impl Shared {
     /// Flushes files that were claimed, round by round. One outcome for each.
     pub(crate) async fn flush_claimed(self: Arc<Self>, claims: Vec<Claim>) -> Vec<FsResult<()>> {
         add(&self.counters.flushes, 1);
-        let mut claims: Vec<Option<Claim>> = claims.into_iter().map(Some).collect();
-        let mut outcomes: Vec<FsResult<()>> = claims.iter().map(|_| Ok(())).collect();
+        let mut members: Vec<Member> = claims
+            .into_iter()
+            .map(|claim| Member { claim: Some(claim), under_way: 0, failed: false, outcome: Ok(()) })
+            .collect();
+        let alone = members.len() == 1;
+        let mut rounds: VecDeque<Round> = VecDeque::new();
         loop {
-            let mut round = Vec::new();
-            let mut bytes = 0;
-            let mut pieces = 0;
-            for (index, place) in claims.iter_mut().enumerate() {
-                let Some(claim) = place else { continue };
-                if bytes >= ROUND_BYTES || pieces >= ROUND_CHUNKS {
+            let filled = self.writeback.filled.notified();
+            tokio::pin!(filled);
+            filled.as_mut().enable();
+            while rounds.iter().map(|round| bytes_of(&round.parts)).sum::<u64>() < UNDER_WAY_BYTES {
+                let parts = self.next_parts(&mut members);
+                if parts.is_empty() {
                     break;
                 }
-                let Some(part) = claim.part(index) else {
-                    self.release_claim(place);
-                    continue;
-                };
-                pieces += part.chunks.len();
-                bytes += part.chunks.iter().flat_map(|chunk| &chunk.segments).map(|s| s.data.len() as u64).sum::<u64>();
-                round.push(part);
+                rounds.push_back(self.begin_round(parts).await);
             }
-            if round.is_empty() {
-                break;
+            let Some(first) = rounds.front_mut() else { break };
+            tokio::select! {
+                biased;
+                () = first.arrived() => {}
+                () = filled, if alone => continue,
             }
-            self.upload_round(&mut round).await;
-            self.journal_round(&mut round).await;
-            for part in round {
-                if let Err(errno) = part.outcome {
-                    let outcome = self.flush_failed(&part.node, errno);
-                    if let (Some(place), Some(told)) = (claims.get_mut(part.claim), outcomes.get_mut(part.claim)) {
-                        *told = outcome;
-                        self.release_claim(place);
-                    }
+            // What has arrived besides goes by the same message.
+            let mut parts = Vec::new();
+            while rounds.front_mut().is_some_and(Round::has_arrived) {
+                parts.extend(rounds.pop_front().into_iter().flat_map(|round| round.parts));
+            }
+            for part in &mut parts {
+                if members.get(part.claim).is_some_and(|member| member.failed) {
+                    // The content is gone, or is sent again later together with what comes before it.
+                    part.outcome = Err(Errno::EIO);
+                }
+            }
+            self.journal_round(&mut parts).await;
+            for part in parts {
+                let Some(member) = members.get_mut(part.claim) else { continue };
+                member.under_way -= 1;
+                if let Err(errno) = part.outcome
+                    && !std::mem::replace(&mut member.failed, true)
+                {
+                    member.outcome = self.flush_failed(&part.node, errno);
                 }
             }
         }
-        outcomes
+        members.into_iter().map(|member| member.outcome).collect()
+    }
+
+    /// What the next round takes. Lets go of claims that have nothing more to send.
+    fn next_parts(&self, members: &mut [Member]) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let (mut bytes, mut pieces) = (0, 0);
+        for (index, member) in members.iter_mut().enumerate() {
+            let Some(claim) = &member.claim else { continue };
+            if bytes >= ROUND_BYTES || pieces >= ROUND_CHUNKS {
+                break;
+            }
+            let part = if member.failed { None } else { claim.part(index) };
+            match part {
+                Some(part) => {
+                    member.under_way += 1;
+                    pieces += part.chunks.len();
+                    bytes += bytes_of(std::slice::from_ref(&part));
+                    parts.push(part);
+                }
+                None if member.under_way == 0 => self.release_claim(&mut member.claim),
+                None => {}
+            }
+        }
+        parts
     }
 
     /// Ends the work on a file: its waiters go on, and what was written meanwhile is due in its turn.
@@ -224,77 +264,6 @@ impl Shared {
             drop(claim);
             self.requeue(&node);
         }
-    }
-
-    /// Makes blobs of the content and sends them.
-    pub(crate) async fn upload_round(self: &Arc<Self>, round: &mut [Part]) {
-        let mut drafts: Vec<(usize, Draft)> = Vec::new();
-        for (index, part) in round.iter().enumerate() {
-            for chunk in &part.chunks {
-                drafts.extend(pack(part.node.ino, chunk).into_iter().map(|draft| (index, draft)));
-            }
-        }
-        let first = match self.session.new_blob_ids(drafts.len() as u32).await {
-            Ok(first) => first,
-            Err(errno) => {
-                fail_round(round, errno);
-                return;
-            }
-        };
-        let mut requests: Vec<Vec<(usize, BlobId, Draft)>> = Vec::new();
-        let mut bytes = 0;
-        for (number, (index, draft)) in drafts.into_iter().enumerate() {
-            let blob = BlobId(first.0 + number as u64);
-            if let Some(part) = round.get_mut(index) {
-                part.extents.extend(draft.extents(blob));
-            }
-            let length = draft.data.len();
-            match requests.last_mut() {
-                Some(request) if bytes + length <= REQUEST_BYTES && request.len() < REQUEST_BLOBS => {
-                    bytes += length;
-                    request.push((index, blob, draft));
-                }
-                _ => {
-                    bytes = length;
-                    requests.push(vec![(index, blob, draft)]);
-                }
-            }
-        }
-        let mut uploads = JoinSet::new();
-        for request in requests {
-            let members: Vec<usize> = request.iter().map(|(index, _, _)| *index).collect();
-            let shared = Arc::clone(self);
-            uploads.spawn_on(async move { (members, shared.upload(request).await) }, &self.runtime);
-        }
-        while let Some(upload) = uploads.join_next().await {
-            let Ok((members, outcome)) = upload else {
-                fail_round(round, Errno::EIO);
-                continue;
-            };
-            if let Err(errno) = outcome {
-                for index in members {
-                    if let Some(part) = round.get_mut(index) {
-                        part.outcome = Err(errno);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends blobs in one request.
-    async fn upload(&self, request: Vec<(usize, BlobId, Draft)>) -> FsResult<()> {
-        let _permit = self.writeback.uploads.acquire().await.map_err(|_| Errno::ESHUTDOWN)?;
-        let bytes: usize = request.iter().map(|(_, _, draft)| draft.data.len()).sum();
-        let seal = move || request.into_iter().map(|(_, blob, draft)| draft.seal(blob)).collect::<Vec<Sealed>>();
-        let sealed =
-            if bytes > SEAL_INLINE { self.runtime.spawn_blocking(seal).await.map_err(|_| Errno::EIO)? } else { seal() };
-        let blobs = sealed.len() as u64;
-        let (headers, data): (Vec<BlobHeader>, Vec<Bytes>) =
-            sealed.into_iter().map(|sealed| (sealed.header, sealed.data)).unzip();
-        self.session.put_blobs(headers, data).await?;
-        add(&self.counters.bytes_flushed, bytes as u64);
-        add(&self.counters.blobs_flushed, blobs);
-        Ok(())
     }
 
     /// Makes blobs that have arrived the content of their files.

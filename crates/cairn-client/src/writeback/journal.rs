@@ -8,7 +8,8 @@
 //!
 //! Content goes by the same way: its bytes are sent beforehand, and the change that makes them a file's content is an entry
 //! like any other. A file with buffered content that is renamed or linked brings it along ([`Entry::content`]), so that
-//! after a crash its new name never leads to less than what was written before.
+//! after a crash its new name never leads to less than what was written before. An `fsync` of little content is an entry
+//! without a change: its bytes, what is ahead of it, and the request to flush all that leave together, without a pause.
 //!
 //! A change that the server refuses although a lease covered it (the lease was lost with the session) is undone by
 //! forgetting what is known here of its nodes.
@@ -19,11 +20,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cairn_types::{Errno, FsResult, Ino, LeaseMode, MetaOp, Name, OpReply};
+use cairn_wire::BLOBS_IN_ORDER_MAX;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::flush::{Claim, Part};
+use super::flush::{Claim, claim_locked};
 use crate::inodes::Node;
+use crate::overlay::Freeze;
 use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX, journal_weight};
 use crate::stats::add;
 use crate::volume::Shared;
@@ -32,12 +35,10 @@ use crate::volume::Shared;
 const SEND_SOON: usize = 512;
 /// Entries beyond which whoever wants to make another waits.
 const FULL: usize = 16 * 1024;
-/// How long content that a renamed file brings along waits after its bytes could not be sent.
-const RETRY: Duration = Duration::from_millis(500);
-
 /// A change on its way.
 pub(crate) struct Entry {
-    pub op: MetaOp,
+    /// `None`: nothing but its content, and what waits for stable storage.
+    pub op: Option<MetaOp>,
     /// Nodes that it has changed here; counted in their `pending`.
     pub nodes: Vec<Arc<Node>>,
     /// It makes a node, for which room was drawn.
@@ -48,6 +49,14 @@ pub(crate) struct Entry {
     pub generation: u64,
     /// Whoever waits for the answer.
     pub reply: Option<oneshot::Sender<FsResult<OpReply>>>,
+    /// Whoever waits until it, and all before it, is on stable storage; told that, or why its content could not be sent.
+    pub durable: Option<oneshot::Sender<FsResult<()>>>,
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        self.op.as_ref().map_or(0, journal_weight)
+    }
 }
 
 #[derive(Default)]
@@ -80,7 +89,7 @@ impl Journal {
     pub(crate) fn enter(&self, entry: Entry) {
         let mut queue = self.queue.lock();
         queue.entered += 1;
-        let hurry = entry.reply.is_some();
+        let hurry = entry.reply.is_some() || entry.durable.is_some();
         queue.entries.push_back(entry);
         queue.hurry |= hurry;
         let first = queue.due.is_none();
@@ -122,7 +131,7 @@ impl Journal {
         let mut batch = Vec::new();
         let mut weight = 0;
         while let Some(next) = queue.entries.front() {
-            weight += journal_weight(&next.op);
+            weight += next.weight();
             if !batch.is_empty() && (batch.len() == JOURNAL_OPS_MAX || weight > JOURNAL_WEIGHT_MAX) {
                 break;
             }
@@ -177,100 +186,7 @@ impl Shared {
         }
     }
 
-    async fn send_batch(self: &Arc<Self>, mut batch: Vec<Entry>) {
-        add(&self.counters.journal_batches, 1);
-        self.counters.journal_entries.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        let mut brought = self.bring_content(&mut batch).await;
-        // One message belongs to one session: entries of another one are refused below without being sent.
-        let generation = batch.first().map_or(0, |entry| entry.generation);
-        let mut ops = Vec::with_capacity(batch.len());
-        // Where the answer to each entry is, and to the content that it brings along.
-        let mut places: Vec<Option<(std::ops::Range<usize>, usize)>> = Vec::with_capacity(batch.len());
-        for (entry, part) in batch.iter_mut().zip(&mut brought) {
-            let refused = part.as_ref().is_some_and(|part| part.outcome.is_err());
-            if refused || entry.generation != generation {
-                places.push(None);
-                continue;
-            }
-            let first = ops.len();
-            if let Some(part) = part {
-                ops.extend(self.content_ops(part));
-            }
-            places.push(Some((first..ops.len(), ops.len())));
-            ops.push(entry.op.clone());
-        }
-        let (mut results, grants) = if ops.is_empty() {
-            (Vec::new(), Vec::new())
-        } else {
-            let (results, grants) = self.session.journal(ops, generation).await;
-            (results.into_iter().map(Some).collect::<Vec<_>>(), grants)
-        };
-        self.absorb(&grants, &[]);
-        for ((entry, part), place) in batch.into_iter().zip(brought).zip(places) {
-            let mut answer = |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Errno::ESTALE));
-            let mut outcome = Err(Errno::ESTALE);
-            if let Some((content, own)) = place {
-                if let Some(mut part) = part {
-                    match content.map(&mut answer).collect::<FsResult<Vec<_>>>() {
-                        Ok(replies) => self.applied(&part, &replies),
-                        Err(errno) => part.outcome = Err(errno),
-                    }
-                    self.end_part(&part);
-                }
-                outcome = answer(own);
-            } else if let Some(part) = part {
-                outcome = part.outcome.map_or_else(Err, |()| Err(Errno::ESTALE));
-                self.end_part(&part);
-            }
-            self.entry_answered(entry, outcome);
-        }
-    }
-
-    /// Sends the bytes that renamed and linked files bring along; tried again until the server is there.
-    async fn bring_content(self: &Arc<Self>, batch: &mut [Entry]) -> Vec<Option<Part>> {
-        let mut round = Vec::new();
-        let mut owners = Vec::new();
-        for (index, entry) in batch.iter().enumerate() {
-            if let Some(claim) = &entry.content
-                && let Some(part) = claim.part(round.len())
-            {
-                round.push(part);
-                owners.push(index);
-            }
-        }
-        let mut brought: Vec<Option<Part>> = batch.iter().map(|_| None).collect();
-        if round.is_empty() {
-            return brought;
-        }
-        loop {
-            self.upload_round(&mut round).await;
-            let again = round.iter().any(|part| {
-                part.outcome.is_err_and(|errno| self.is_passing(&part.node, errno)) && !self.writeback.is_stopped()
-            });
-            if !again {
-                break;
-            }
-            self.sleep(RETRY).await;
-            for part in &mut round {
-                part.begin_again();
-            }
-        }
-        for (part, index) in round.into_iter().zip(owners) {
-            if let Some(place) = brought.get_mut(index) {
-                *place = Some(part);
-            }
-        }
-        brought
-    }
-
-    fn end_part(self: &Arc<Self>, part: &Part) {
-        if let Err(errno) = part.outcome {
-            // Told to whoever has the file open, and saved.
-            let _ = self.flush_failed(&part.node, errno);
-        }
-    }
-
-    fn entry_answered(self: &Arc<Self>, entry: Entry, outcome: FsResult<OpReply>) {
+    pub(super) fn entry_answered(self: &Arc<Self>, entry: Entry, outcome: FsResult<OpReply>) {
         if entry.makes_node {
             self.room.settle_node(true);
         }
@@ -282,7 +198,7 @@ impl Shared {
         } else if !entry.nodes.is_empty() {
             self.forget_refused(&entry, outcome.as_ref().err().copied().unwrap_or(Errno::EIO));
         }
-        let names = names_in(&entry.op);
+        let names = entry.op.as_ref().map_or([None, None], names_in);
         for node in &entry.nodes {
             let mut state = node.lock();
             state.change_answered(self.chunk_size);
@@ -306,7 +222,8 @@ impl Shared {
     /// What was made here ahead of the server did not happen there.
     fn forget_refused(self: &Arc<Self>, entry: &Entry, errno: Errno) {
         add(&self.counters.journal_refused, 1);
-        let what = match &entry.op {
+        let Some(op) = &entry.op else { return };
+        let what = match op {
             MetaOp::Create { name, .. }
             | MetaOp::Unlink { name, .. }
             | MetaOp::Rmdir { name, .. }
@@ -317,7 +234,7 @@ impl Shared {
         if errno != Errno::ESHUTDOWN {
             tracing::error!(name = what, ?errno, "a buffered change could not be made at the server and is lost");
         }
-        let made = if let MetaOp::Create { ino, .. } = &entry.op { Some(*ino) } else { None };
+        let made = if let MetaOp::Create { ino, .. } = op { Some(*ino) } else { None };
         for node in &entry.nodes {
             let lost = if made == Some(node.ino) { self.take_lost(node) } else { None };
             let mut state = node.lock();
@@ -390,6 +307,44 @@ impl Shared {
         if nodes.iter().any(|node| node.lock().pending > 0) { self.flush_journal().await } else { Ok(()) }
     }
 
+    /// Sends what is buffered of a file, if that is little, behind everything that was entered before, and waits until all
+    /// of it is on stable storage. `None`: that is not how this file is to be synced, or there is nothing to send.
+    ///
+    /// # Errors
+    /// As [`Shared::flush_node`], [`Shared::flush_journal`] and [`Session::sync`](crate::session::Session::sync).
+    pub(crate) async fn sync_little(self: &Arc<Self>, node: &Arc<Node>) -> Option<FsResult<()>> {
+        let (durable, outcome) = oneshot::channel();
+        {
+            let mut guard = node.lock();
+            let state = &mut *guard;
+            let mut content = None;
+            if let Some(file) = state.file() {
+                let little = file.overlay.bytes() <= BLOBS_IN_ORDER_MAX as u64;
+                if file.flushing || file.content_calls > 0 || !little {
+                    return None;
+                }
+                if !file.overlay.is_clean() {
+                    content = Some(claim_locked(node, state, Freeze::All)?);
+                }
+            }
+            if content.is_none() && self.journal.len() == 0 {
+                return None;
+            }
+            let generation = self.session.generation();
+            let durable = Some(durable);
+            let entry =
+                Entry { op: None, nodes: Vec::new(), makes_node: false, content, generation, reply: None, durable };
+            self.journal.enter(entry);
+        }
+        let limit = self.sleep(self.session.answer_limit());
+        Some(tokio::select! {
+            biased;
+            outcome = outcome => outcome.unwrap_or(Err(Errno::EIO)),
+            () = self.session.gave_up() => Err(Errno::EIO),
+            () = limit => Err(Errno::ETIMEDOUT),
+        })
+    }
+
     /// Sends content changes behind everything that was entered before, and waits for their answers.
     pub(crate) async fn journal_content(&self, ops: Vec<MetaOp>) -> Vec<FsResult<OpReply>> {
         let generation = self.session.generation();
@@ -398,12 +353,13 @@ impl Shared {
             let (sender, receiver) = oneshot::channel();
             replies.push(receiver);
             self.journal.enter(Entry {
-                op,
+                op: Some(op),
                 nodes: Vec::new(),
                 makes_node: false,
                 content: None,
                 generation,
                 reply: Some(sender),
+                durable: None,
             });
         }
         let mut results = Vec::with_capacity(replies.len());
@@ -446,13 +402,13 @@ mod tests {
     use super::*;
 
     fn entry(number: u64) -> Entry {
-        let op = MetaOp::ReleaseOrphan { ino: Ino(number) };
-        Entry { op, nodes: Vec::new(), makes_node: false, content: None, generation: 0, reply: None }
+        let op = Some(MetaOp::ReleaseOrphan { ino: Ino(number) });
+        Entry { op, nodes: Vec::new(), makes_node: false, content: None, generation: 0, reply: None, durable: None }
     }
 
     fn numbers(batch: &[Entry]) -> Vec<u64> {
         let number = |entry: &Entry| match entry.op {
-            MetaOp::ReleaseOrphan { ino } => ino.0,
+            Some(MetaOp::ReleaseOrphan { ino }) => ino.0,
             _ => 0,
         };
         batch.iter().map(number).collect()
@@ -466,7 +422,7 @@ mod tests {
         let mut seen = Vec::new();
         while let Ok(batch) = journal.take() {
             assert!(!batch.is_empty() && batch.len() <= JOURNAL_OPS_MAX);
-            assert!(batch.iter().map(|entry| journal_weight(&entry.op)).sum::<usize>() <= JOURNAL_WEIGHT_MAX);
+            assert!(batch.iter().map(Entry::weight).sum::<usize>() <= JOURNAL_WEIGHT_MAX);
             seen.extend(numbers(&batch));
             journal.hurry();
         }

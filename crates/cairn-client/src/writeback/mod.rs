@@ -1,4 +1,4 @@
-//! Sending buffered content to the server: when (here), how ([`flush`]), cut into blobs ([`pack`]), in one order with all
+//! Sending buffered content to the server: when (here), how ([`flush`]), as blobs ([`pack`], [`upload`]), in one order with all
 //! other buffered changes ([`journal`]); and what happens to content that can no longer be sent ([`recovery`]).
 //!
 //! A file is flushed about [`VolumeOptions::flush_delay`](crate::volume::VolumeOptions) after a change, sooner when much
@@ -9,6 +9,8 @@ pub(crate) mod flush;
 pub(crate) mod journal;
 mod pack;
 mod recovery;
+mod send;
+mod upload;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ const GROUP_FILES: usize = 2048;
 /// Most bytes, about, that are flushed together.
 const GROUP_BYTES: u64 = 64 * 1024 * 1024;
 /// Requests with blobs that are under way at once.
-const UPLOADS: usize = 4;
+const UPLOADS: usize = 8;
 /// How long a writer waits for memory; the server gives errors sooner than this.
 const SPACE_LIMIT: Duration = Duration::from_secs(120);
 /// How long a file waits after a flush that failed for the time being.
@@ -47,6 +49,8 @@ pub(crate) struct WriteBack {
     wake: Notify,
     /// Told when less is buffered.
     space: Notify,
+    /// Told when a file that is being flushed has filled more chunks.
+    pub filled: Notify,
     /// Everything in the queue is due, whatever its time.
     hurry: AtomicBool,
     stopped: AtomicBool,
@@ -64,6 +68,7 @@ impl WriteBack {
             queue: Mutex::default(),
             wake: Notify::new(),
             space: Notify::new(),
+            filled: Notify::new(),
             hurry: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             uploads: Semaphore::new(UPLOADS),
@@ -195,7 +200,7 @@ impl Shared {
         let mut claimed = Vec::with_capacity(nodes.len());
         for node in nodes {
             match flush::claim(&node, which) {
-                Some(claim) => claimed.push(claim),
+                Some(claim) => claimed.push(claim.following()),
                 None => self.requeue(&node),
             }
         }

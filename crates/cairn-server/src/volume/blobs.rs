@@ -11,8 +11,8 @@ use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobRange, Failure};
 use super::{Inner, Reply};
 
 /// Requests for more bytes than this are served by a thread that may wait for the disk; smaller ones at once, because
-/// handing them over costs more than they do.
-const INLINE_MAX: usize = 64 * 1024;
+/// handing them over costs more than they do, and because clients count on it.
+const INLINE_MAX: usize = cairn_wire::BLOBS_IN_ORDER_MAX;
 /// Bytes that are written but not flushed beyond which a flush is begun in the background, so that the next durable
 /// commit need not wait for all of them.
 const FLUSH_AHEAD: u64 = 32 * 1024 * 1024;
