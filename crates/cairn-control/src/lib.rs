@@ -8,5 +8,8 @@
 //! A face translates and decides nothing; every rule is enforced in [`service`] and nowhere else. The engine runs what it is told
 //! and knows no rule. Nothing below this crate knows that it exists: the data path works the same without it.
 
+mod admin;
 pub mod engine;
+pub mod http;
+mod runpod;
 pub mod service;

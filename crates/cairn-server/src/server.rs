@@ -26,6 +26,9 @@ use crate::store::Store;
 use crate::tls;
 use crate::volume::VolumeOptions;
 
+/// Says why a volume must not be deleted, if it must not.
+pub type DeletionGuard = Arc<dyn Fn(&VolumeId) -> Option<String> + Send + Sync>;
+
 /// What every connection and every face of the server works with.
 pub struct Shared {
     pub(crate) config: ServerConfig,
@@ -38,6 +41,7 @@ pub struct Shared {
     pub(crate) checks: Arc<Checks>,
     pub(crate) counters: Counters,
     listening: Mutex<Vec<String>>,
+    deletion_guard: Mutex<Option<DeletionGuard>>,
     /// Becomes true when nothing of this server may go on any more.
     halt: watch::Sender<bool>,
 }
@@ -69,8 +73,27 @@ impl Shared {
         outcome
     }
 
-    /// Deletes a volume, unless it is mounted or being checked.
+    /// Lets whoever sits on the server keep volumes from being deleted by others. `None` ends it.
+    pub fn guard_deletions(&self, guard: Option<DeletionGuard>) {
+        *self.deletion_guard.lock() = guard;
+    }
+
+    /// Where the server's data are; other parts of the program may keep files of their own there.
+    pub fn data_path(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Deletes a volume, unless it is mounted, being checked or guarded.
     pub async fn delete_volume(&self, id: &VolumeId) -> Result<(), CatalogueError> {
+        let guard = self.deletion_guard.lock().clone();
+        if let Some(reason) = guard.and_then(|guard| guard(id)) {
+            return Err(CatalogueError::Kept { volume: id.clone(), reason });
+        }
+        self.delete_unguarded_volume(id).await
+    }
+
+    /// The same for the guard itself, which has made up its mind.
+    pub async fn delete_unguarded_volume(&self, id: &VolumeId) -> Result<(), CatalogueError> {
         if self.checks.running(id).is_some() {
             return Err(CatalogueError::Busy(id.clone()));
         }
@@ -100,10 +123,6 @@ impl Shared {
     pub(crate) async fn halted(&self) {
         // The sender is in `self`.
         let _ = self.halt.subscribe().wait_for(|halt| *halt).await;
-    }
-
-    pub(crate) fn data_path(&self) -> &Path {
-        self.data.path()
     }
 
     pub(crate) fn listening(&self) -> Vec<String> {
@@ -190,6 +209,7 @@ impl Server {
             checks: Arc::new(Checks::default()),
             counters: Counters::default(),
             listening: Mutex::new(listening),
+            deletion_guard: Mutex::new(None),
             halt: watch::Sender::new(false),
         });
         let (stopping, stopped) = watch::channel(false);

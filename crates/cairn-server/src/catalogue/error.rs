@@ -40,6 +40,8 @@ pub enum CatalogueError {
     BelowUse { volume: VolumeId, unit: &'static str, used: u64, wanted: u64 },
     #[error("volume {volume} is mounted {}: unmount it first", list(.mounts))]
     Mounted { volume: VolumeId, mounts: Vec<String> },
+    #[error("volume {volume} cannot be deleted: {reason}")]
+    Kept { volume: VolumeId, reason: String },
     #[error("volume {0} is being used or checked at the moment: try again later")]
     Busy(VolumeId),
     #[error("volume {0} is being opened, which may take long after a crash: try again later")]
@@ -68,7 +70,7 @@ impl CatalogueError {
             | CatalogueError::InvalidChunkSize(_)
             | CatalogueError::InvalidProfile(_) => Errno::EINVAL,
             CatalogueError::BelowUse { .. } => Errno::ENOSPC,
-            CatalogueError::Mounted { .. } | CatalogueError::Busy(_) => Errno::EBUSY,
+            CatalogueError::Mounted { .. } | CatalogueError::Kept { .. } | CatalogueError::Busy(_) => Errno::EBUSY,
             CatalogueError::Opening(_) => Errno::EAGAIN,
             CatalogueError::Io { source, .. } => source.raw_os_error().map_or(Errno::EIO, Errno),
             CatalogueError::Broken { .. }

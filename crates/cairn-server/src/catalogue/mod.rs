@@ -172,8 +172,28 @@ impl Catalogue {
         self.all().iter().filter_map(|slot| slot.live()).collect()
     }
 
+    /// What is known of every volume without opening it, in the order of ids. Never waits.
+    pub fn infos(&self) -> Vec<VolumeInfo> {
+        self.slots.read().values().map(|slot| slot.info.lock().clone()).collect()
+    }
+
+    /// What is known of a volume without opening it. Never waits.
+    pub fn info(&self, id: &VolumeId) -> Option<VolumeInfo> {
+        self.slots.read().get(id).map(|slot| slot.info.lock().clone())
+    }
+
+    /// An id that no volume has, for [`Catalogue::create_as`].
+    pub fn reserve_id(&self) -> VolumeId {
+        self.fresh_id()
+    }
+
     /// Makes an empty volume.
     pub async fn create(&self, wanted: NewVolume) -> Result<VolumeStatus, CatalogueError> {
+        self.create_as(self.fresh_id(), wanted).await
+    }
+
+    /// Makes an empty volume whose id somebody has noted beforehand.
+    pub async fn create_as(&self, id: VolumeId, wanted: NewVolume) -> Result<VolumeStatus, CatalogueError> {
         rules::check_name(&wanted.name)?;
         rules::check_data_center(&wanted.data_center)?;
         rules::check_bytes_limit(wanted.bytes_limit)?;
@@ -181,7 +201,7 @@ impl Catalogue {
         let inodes_limit = wanted.inodes_limit.unwrap_or_else(|| rules::default_inodes_limit(wanted.bytes_limit));
         rules::check_inodes_limit(inodes_limit)?;
         let info = VolumeInfo {
-            id: self.fresh_id(),
+            id,
             name: wanted.name,
             bytes_limit: wanted.bytes_limit,
             inodes_limit,

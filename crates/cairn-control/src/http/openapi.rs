@@ -1,0 +1,62 @@
+//! `GET /openapi.json`: every route of this server. Shapes of the emulated APIs are their providers' own and are not repeated
+//! here; which of their routes are served, and which are answered with 501, is.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::{admin, runpod};
+
+const OWN: [(&str, &str, &str); 3] = [
+    ("get", "/health", "The process answers"),
+    ("get", "/ready", "Whether requests can be served; 503 while volumes are being opened"),
+    ("get", "/openapi.json", "This document"),
+];
+
+fn operation(path: &str, summary: &str, served: bool, open: bool) -> Value {
+    let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    let parameters: Vec<Value> =
+        names.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })).collect();
+    let mut operation = json!({
+        "summary": summary,
+        "parameters": parameters,
+        "responses": if served {
+            json!({ "default": { "description": "As the emulated API describes it, or an error in its form" } })
+        } else {
+            json!({ "501": { "description": "This server does not serve that part of the API" } })
+        },
+    });
+    if open {
+        operation["security"] = json!([]);
+    }
+    operation
+}
+
+pub(super) async fn document() -> Response {
+    let mut paths: Map<String, Value> = Map::new();
+    let mut add = |method: &str, path: &str, operation: Value| {
+        let entry = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
+        entry[method] = operation;
+    };
+    for (method, path, summary) in OWN {
+        add(method, path, operation(path, summary, true, true));
+    }
+    for (method, path, summary) in runpod::served().into_iter().chain(admin::SERVED) {
+        add(method, path, operation(path, summary, true, false));
+    }
+    for (method, path) in runpod::not_served() {
+        add(method, path, operation(path, "Not served", false, false));
+    }
+    Json(json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Cairn control plane",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Runpod GraphQL, REST v1 and REST v2 for network volumes and what touches them, and Cairn's own routes.",
+        },
+        "security": [{ "bearer": [] }],
+        "components": { "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } } },
+        "paths": paths,
+    }))
+    .into_response()
+}
