@@ -67,6 +67,9 @@ pub(crate) enum Command {
     Export(Export),
     /// Measure any directory, and compare it with others.
     Bench(Box<Bench>),
+    /// Accounts, credit, API keys and the clock of the control plane (`cairn serve --http`).
+    #[command(subcommand)]
+    Account(Account),
     /// Make, list and revoke the keys that TCP clients need.
     #[command(subcommand)]
     Key(Key),
@@ -124,6 +127,20 @@ impl From<Transport> for cairn_fuse::Transport {
     }
 }
 
+/// The control plane; shared by `serve` and `dev`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Http {
+    /// Address for the APIs of clouds (Runpod GraphQL, REST v1 and v2), such as 127.0.0.1:7430. Without it there is none.
+    #[arg(long, env = "CAIRN_HTTP", value_name = "ADDRESS")]
+    pub(crate) http: Option<String>,
+    /// From the end of a prepaid account's balance to the end of its volumes.
+    #[arg(long, env = "CAIRN_GRACE", default_value = "7d", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) grace: Duration,
+    /// Let REST v1 shrink volumes, as the emulated cloud was seen to do; never below what is used.
+    #[arg(long, env = "CAIRN_V1_SHRINK")]
+    pub(crate) v1_shrink: bool,
+}
+
 /// How a mount behaves; shared by `mount` and `dev`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct MountTuning {
@@ -169,6 +186,7 @@ Examples:
   cairn dev                                  mounted at /workspace, data in ~/.local/share/cairn (root: /var/lib/cairn)
   cairn dev /runpod-volume --size 200GiB --profile runpod-standard
   cairn dev ./work --data ./work.data
+  cairn dev --http 127.0.0.1:7430            and Runpod's APIs for it; the key is in the data directory: control-key
 
 Ctrl-C writes everything, unmounts and exits. The same command brings the volume back.")]
 pub(crate) struct Dev {
@@ -188,6 +206,8 @@ pub(crate) struct Dev {
     #[arg(long, env = "CAIRN_VOLUME", default_value = "default", value_name = "NAME")]
     pub(crate) volume: String,
     #[command(flatten)]
+    pub(crate) http: Http,
+    #[command(flatten)]
     pub(crate) tuning: MountTuning,
 }
 
@@ -196,6 +216,7 @@ pub(crate) struct Dev {
 Examples:
   cairn serve                                          Unix socket and 127.0.0.1:7420
   cairn serve --data /srv/cairn --listen 0.0.0.0:7420 --tls-cert cert.pem --tls-key key.pem
+  cairn serve --http 127.0.0.1:7430                    and the APIs of clouds; the operator's key is in DATA/control-key
   cairn key create --label laptop                      a key for clients on TCP")]
 pub(crate) struct Serve {
     /// Where the data are kept.
@@ -219,6 +240,8 @@ pub(crate) struct Serve {
     /// Address for Prometheus metrics.
     #[arg(long, env = "CAIRN_METRICS", value_name = "ADDRESS")]
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    #[command(flatten)]
+    pub(crate) http: Http,
 }
 
 #[derive(Args, Debug)]
@@ -581,6 +604,115 @@ pub(crate) struct Bench {
     pub(crate) plots: Option<PathBuf>,
 }
 
+/// How to reach the control plane and how to answer.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Api {
+    /// Where it is: the address of `cairn serve --http`.
+    #[arg(long, env = "CAIRN_API", default_value = "http://127.0.0.1:7430", value_name = "URL")]
+    pub(crate) api: String,
+    /// API key. Prefer the variable or --api-key-file: arguments are visible to others.
+    #[arg(long, env = "CAIRN_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
+    /// File that holds the key. Default: control-key in the default data directory.
+    #[arg(long, env = "CAIRN_API_KEY_FILE", value_name = "FILE", conflicts_with = "api_key")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, env = "CAIRN_JSON")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Account {
+    /// Make an account and print its owner's key, this once.
+    #[command(after_help = "\
+Examples:
+  cairn account create team                  charges are counted, and nothing follows from them
+  cairn account create student --prepaid 25  at a balance of 0 pods stop, and later volumes are deleted for good")]
+    Create {
+        name: String,
+        #[arg(long, env = "CAIRN_ACCOUNT_EMAIL", default_value = "")]
+        email: String,
+        /// Credit in dollars that it begins with, and that it must not use up.
+        #[arg(long, env = "CAIRN_ACCOUNT_PREPAID", value_name = "DOLLARS")]
+        prepaid: Option<f64>,
+        #[command(flatten)]
+        api: Api,
+    },
+    /// List the accounts with their balances.
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Show the account of the key that is used.
+    Show {
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Give an account credit.
+    Credit {
+        /// Id of the account.
+        account: String,
+        dollars: f64,
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Key(ApiKey),
+    /// Show the time that charges follow, or advance it.
+    Clock {
+        /// Let so much time pass at once, such as 30d.
+        #[arg(long, env = "CAIRN_CLOCK_ADVANCE", value_parser = parse_duration, value_name = "TIME")]
+        advance: Option<Duration>,
+        #[command(flatten)]
+        api: Api,
+    },
+}
+
+/// What an API key may do.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ApiRole {
+    /// Look at everything of the account.
+    Reader,
+    /// And make, change and delete volumes, pods, endpoints and templates.
+    Editor,
+    /// And the account's settings and keys.
+    Owner,
+    /// And everything of the server.
+    Operator,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ApiKey {
+    /// Make a key and print it, this once.
+    Create {
+        /// What it may do.
+        #[arg(long, env = "CAIRN_API_KEY_ROLE", value_enum, value_name = "ROLE")]
+        role: ApiRole,
+        /// What it is for.
+        #[arg(long, env = "CAIRN_API_KEY_LABEL", default_value = "")]
+        label: String,
+        /// Id of the account that it opens. Default: that of the key that is used.
+        #[arg(long, env = "CAIRN_ACCOUNT", value_name = "ID")]
+        account: Option<String>,
+        #[command(flatten)]
+        api: Api,
+    },
+    /// List the keys (never their text).
+    List {
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Revoke a key.
+    Revoke {
+        /// Id, as `cairn account key list` shows it.
+        id: String,
+        #[command(flatten)]
+        api: Api,
+    },
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
     /// Make a key and print it, this once.
@@ -649,7 +781,7 @@ pub(crate) struct DockerPlugin {
 
 /// Reads `15s`, `500ms`, `2m`, `1h` or a bare number of seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let explain = || format!("{text:?} is not a time: write a number and a unit, such as 500ms, 15s or 2m");
+    let explain = || format!("{text:?} is not a time: write a number and a unit, such as 500ms, 15s, 2m or 7d");
     let trimmed = text.trim();
     let digits = trimmed.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
@@ -659,6 +791,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(explain()),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(explain)

@@ -58,6 +58,7 @@ fn run() -> Result<ExitCode> {
         Command::Import(options) => commands::transfer::import(&options),
         Command::Export(options) => commands::transfer::export(&options),
         Command::Bench(options) => commands::bench::run(&options),
+        Command::Account(command) => commands::account::run(command),
         Command::Key(command) => commands::key::run(command),
         Command::Plugin(command) => commands::plugin::run(&command),
         Command::Profiles { json } => commands::profiles::run(json),

@@ -85,6 +85,8 @@ pub struct ChargeQuery {
     pub last: Option<u32>,
     /// Of one volume only.
     pub volume: Option<String>,
+    /// Widen the time to whole buckets.
+    pub aligned: bool,
 }
 
 /// What one volume was charged in one bucket.
@@ -115,10 +117,15 @@ impl Service {
         who.require(Permission::Look)?;
         let now = self.now();
         let end = query.end.unwrap_or(now);
+        let end = match query.bucket.floor(end) {
+            floor if query.aligned && floor != end => query.bucket.next(floor),
+            _ => end,
+        };
         let first = match (query.start, query.last) {
+            (Some(start), None) if query.aligned => query.bucket.floor(start),
             (Some(start), None) => start,
             (None, last) => {
-                let mut start = query.bucket.floor(end);
+                let mut start = query.bucket.floor(end.plus_ms(-1));
                 for _ in 1..last.unwrap_or(30).clamp(1, 1000) {
                     start = query.bucket.floor(start.plus_ms(-1));
                 }

@@ -16,6 +16,8 @@ const WORKERS_MAX: u32 = 10_000;
 pub struct NewEndpoint {
     pub name: String,
     pub template: Option<String>,
+    /// Take the template's settings over now, beneath `config`, instead of pointing at it.
+    pub resolve_template: bool,
     pub config: ContainerConfig,
     /// Ids, as the client wrote them.
     pub volumes: Vec<String>,
@@ -70,11 +72,22 @@ impl Service {
                 }
                 ids::long(|id| state.endpoints.contains_key(id))
             };
+            let mut wanted = wanted;
+            wanted.template = wanted.template.filter(|template| !template.is_empty());
+            if wanted.resolve_template
+                && let Some(template) = wanted.template.take()
+            {
+                let template = service.template_of(&account, &template)?;
+                if !template.serverless {
+                    return Err(ServiceError::invalid("an endpoint takes a serverless template"));
+                }
+                wanted.config = overlaid(template.config, wanted.config);
+            }
             let mut endpoint = Endpoint {
                 id,
                 account,
                 name: wanted.name,
-                template: wanted.template.filter(|template| !template.is_empty()),
+                template: wanted.template,
                 config: wanted.config,
                 volumes: Vec::new(),
                 data_centers: wanted.data_centers,
@@ -179,5 +192,25 @@ impl Service {
             }
         }
         Ok(())
+    }
+}
+
+/// What `over` sets, and the rest from `base`; environments are merged.
+fn overlaid(base: ContainerConfig, over: ContainerConfig) -> ContainerConfig {
+    let text = |base: String, over: String| if over.is_empty() { base } else { over };
+    let list = |base: Vec<String>, over: Vec<String>| if over.is_empty() { base } else { over };
+    let number = |base: u32, over: u32| if over == 0 { base } else { over };
+    let mut env = base.env;
+    env.extend(over.env);
+    ContainerConfig {
+        image: text(base.image, over.image),
+        args: text(base.args, over.args),
+        entrypoint: list(base.entrypoint, over.entrypoint),
+        start_command: list(base.start_command, over.start_command),
+        env,
+        ports: list(base.ports, over.ports),
+        disk_gb: number(base.disk_gb, over.disk_gb),
+        volume_gb: number(base.volume_gb, over.volume_gb),
+        mount_path: text(base.mount_path, over.mount_path),
     }
 }

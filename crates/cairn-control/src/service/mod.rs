@@ -30,6 +30,9 @@ mod upkeep;
 mod validate;
 mod volumes;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -22,6 +22,8 @@ use crate::engine::{ContainerState, PublishedPort};
 
 const PODS_MAX: usize = 1000;
 const DISK_MAX_GB: u32 = 100_000;
+/// Of pods whose client says nothing; what the Python SDK asks for.
+const DISK_DEFAULT_GB: u32 = 10;
 
 /// A pod that shall be made. What is `None` comes from the template, or else has a default.
 #[derive(Clone, Debug)]
@@ -183,7 +185,7 @@ impl Service {
             start_command: wanted.start_command.unwrap_or(base.start_command),
             env,
             ports: wanted.ports.unwrap_or(base.ports),
-            disk_gb: wanted.disk_gb.unwrap_or(base.disk_gb),
+            disk_gb: wanted.disk_gb.or(Some(base.disk_gb)).filter(|disk_gb| *disk_gb > 0).unwrap_or(DISK_DEFAULT_GB),
             volume_gb: wanted.volume_gb.unwrap_or(base.volume_gb),
             mount_path: given(wanted.mount_path)
                 .or(given(Some(base.mount_path)))

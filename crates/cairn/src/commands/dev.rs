@@ -9,6 +9,7 @@ use cairn_types::Profile;
 use cairn_wire::admin::{AdminReply, AdminRequest};
 
 use crate::cli::Dev;
+use crate::commands::control::Control;
 use crate::commands::mounted::{self, Plan};
 use crate::{connect, paths, runtime};
 
@@ -23,12 +24,12 @@ async fn serve_and_mount(options: &Dev) -> Result<()> {
     let mut config = ServerConfig::new(data.clone());
     config.unix_socket = Some(socket.clone());
     let server = Server::start(config).await?;
-    let outcome = mount_on(options, ConnectOptions::new(ServerAddress::Unix(socket)), &data).await;
+    let outcome = mount_on(options, &server, ConnectOptions::new(ServerAddress::Unix(socket)), &data).await;
     let stopped = server.shutdown().await.context("the server could not be shut down in good order");
     outcome.and(stopped)
 }
 
-async fn mount_on(options: &Dev, connect: ConnectOptions, data: &std::path::Path) -> Result<()> {
+async fn mount_on(options: &Dev, server: &Server, connect: ConnectOptions, data: &std::path::Path) -> Result<()> {
     ensure_volume(options, &connect).await?;
     let plan = Plan {
         connect,
@@ -38,6 +39,13 @@ async fn mount_on(options: &Dev, connect: ConnectOptions, data: &std::path::Path
         kernel_options: Vec::new(),
         foreground: true,
     };
+    let control = Control::start(server, &options.http).await?;
+    let outcome = mount_until_the_end(plan, data).await;
+    control.shutdown().await;
+    outcome
+}
+
+async fn mount_until_the_end(plan: Plan, data: &std::path::Path) -> Result<()> {
     let live = mounted::start(plan).await?;
     println!("mounted {} at {}", live.volume_name(), live.directory().display());
     println!("data in {}; Ctrl-C unmounts", data.display());

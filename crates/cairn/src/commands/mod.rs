@@ -1,8 +1,10 @@
 //! One module for each command.
 
+pub(crate) mod account;
 pub(crate) mod bench;
 pub(crate) mod bench_profiles;
 pub(crate) mod cache;
+pub(crate) mod control;
 pub(crate) mod dev;
 pub(crate) mod fsck;
 pub(crate) mod key;

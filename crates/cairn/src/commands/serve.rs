@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use cairn_server::{Server, ServerConfig, TlsFiles};
 
-use crate::cli::Serve;
+use crate::cli::{Http, Serve};
+use crate::commands::control::Control;
 use crate::{paths, runtime};
 
 pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
@@ -34,9 +35,18 @@ pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
         if let Some(address) = server.metrics_address() {
             println!("metrics on http://{address}/metrics");
         }
-        let reason = runtime::asked_to_stop(true).await?;
-        tracing::info!("{reason}: shutting down");
-        server.shutdown().await.context("the server could not be shut down in good order")
+        let outcome = serve_apis(&server, &options.http).await;
+        let stopped = server.shutdown().await.context("the server could not be shut down in good order");
+        outcome.and(stopped)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// With the control plane, if it is asked for, until the process shall end.
+async fn serve_apis(server: &Server, options: &Http) -> Result<()> {
+    let control = Control::start(server, options).await?;
+    let reason = runtime::asked_to_stop(true).await?;
+    tracing::info!("{reason}: shutting down");
+    control.shutdown().await;
+    Ok(())
 }

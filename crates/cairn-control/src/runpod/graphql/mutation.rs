@@ -206,6 +206,7 @@ impl Mutation {
             let wanted = NewEndpoint {
                 name: input.name.unwrap_or_default(),
                 template: input.template_id,
+                resolve_template: false,
                 config: ContainerConfig { env: environment(input.env), ..ContainerConfig::default() },
                 volumes: volumes.unwrap_or_default(),
                 data_centers: input.locations.map(|ids| input::split(&ids)).unwrap_or_default(),

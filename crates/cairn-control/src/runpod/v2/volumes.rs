@@ -1,0 +1,100 @@
+//! `/v2/network-volumes`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Extension, Path, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Answer, Refused, unprocessable};
+use crate::runpod::input;
+use crate::service::records::VolumeTier;
+use crate::service::{NewNetworkVolume, Principal, Service, Shrink, VolumeChange, VolumeView};
+
+/// This API's own limits, in GB.
+const SIZES: std::ops::RangeInclusive<u64> = 10..=4096;
+
+fn as_json(view: &VolumeView) -> Value {
+    json!({
+        "id": view.id, "name": view.name, "size": view.size_gb, "dataCenter": view.data_center, "type": view.tier,
+    })
+}
+
+fn check_size(size: u64) -> Result<u64, Refused> {
+    if SIZES.contains(&size) {
+        return Ok(size);
+    }
+    Err(unprocessable(format!("size must be {} to {} GB", SIZES.start(), SIZES.end())))
+}
+
+pub(super) async fn list(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+    let volumes: Vec<Value> = service.volumes(&who)?.iter().map(as_json).collect();
+    Ok(Json(json!({ "networkVolumes": volumes })).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Create {
+    name: String,
+    size: u64,
+    data_center: String,
+    r#type: Option<VolumeTier>,
+}
+
+pub(super) async fn create(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Principal>,
+    body: Bytes,
+) -> Answer {
+    let wanted: Create = input::body(&body, &["name", "size", "dataCenter", "type"])?;
+    let wanted = NewNetworkVolume {
+        name: wanted.name,
+        size_gb: check_size(wanted.size)?,
+        data_center: wanted.data_center,
+        tier: wanted.r#type.unwrap_or(VolumeTier::Standard),
+    };
+    let view = service.create_volume(&who, wanted).await?;
+    Ok((StatusCode::CREATED, Json(as_json(&view))).into_response())
+}
+
+pub(super) async fn show(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<String>,
+) -> Answer {
+    Ok(Json(as_json(&service.volume(&who, &id)?)).into_response())
+}
+
+#[derive(Deserialize)]
+struct Update {
+    name: Option<String>,
+    size: Option<u64>,
+}
+
+pub(super) async fn update(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let wanted: Update = input::body(&body, &["name", "size"])?;
+    if wanted.name.is_none() && wanted.size.is_none() {
+        return Err(unprocessable("at least one of name and size is needed"));
+    }
+    let size_gb = wanted.size.map(check_size).transpose()?;
+    let change = VolumeChange { name: wanted.name, size_gb, shrink: Shrink::Refused };
+    Ok(Json(as_json(&service.update_volume(&who, &id, change).await?)).into_response())
+}
+
+pub(super) async fn remove(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<String>,
+) -> Answer {
+    service.delete_volume(&who, &id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
