@@ -139,6 +139,50 @@ pub(crate) struct Http {
     /// Let REST v1 shrink volumes, as the emulated cloud was seen to do; never below what is used.
     #[arg(long, env = "CAIRN_V1_SHRINK")]
     pub(crate) v1_shrink: bool,
+    /// What runs containers for pods.
+    #[arg(long, env = "CAIRN_ENGINE", value_enum, default_value_t, value_name = "ENGINE")]
+    pub(crate) engine: Engine,
+    /// Argument of every call of the engine, ahead of its command, such as --engine-arg=--runtime=runc (repeat for more).
+    #[arg(
+        long = "engine-arg",
+        env = "CAIRN_ENGINE_ARGS",
+        value_name = "ARGUMENT",
+        value_delimiter = ' ',
+        allow_hyphen_values = true
+    )]
+    pub(crate) engine_arguments: Vec<String>,
+    /// Argument for each pod's container, such as --pod-arg=--network=none (repeat for more).
+    #[arg(
+        long = "pod-arg",
+        env = "CAIRN_POD_ARGS",
+        value_name = "ARGUMENT",
+        value_delimiter = ' ',
+        allow_hyphen_values = true
+    )]
+    pub(crate) pod_arguments: Vec<String>,
+}
+
+/// See [`cairn_control::engine::EngineChoice`].
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Engine {
+    /// Podman or else Docker, whichever works; if neither does, pods are records.
+    #[default]
+    Auto,
+    Podman,
+    Docker,
+    /// Pods are records.
+    None,
+}
+
+impl From<Engine> for cairn_control::engine::EngineChoice {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => cairn_control::engine::EngineChoice::Auto,
+            Engine::Podman => cairn_control::engine::EngineChoice::Podman,
+            Engine::Docker => cairn_control::engine::EngineChoice::Docker,
+            Engine::None => cairn_control::engine::EngineChoice::None,
+        }
+    }
 }
 
 /// How a mount behaves; shared by `mount` and `dev`.

@@ -69,7 +69,8 @@ impl IntoResponse for Refused {
 }
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ServiceError> {
-    serde_json::from_slice(body).map_err(|error| ServiceError::Invalid(format!("the request's body is not right: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| ServiceError::Invalid(format!("the request's body is not right: {error}")))
 }
 
 fn account_json(view: &AccountView) -> Value {
@@ -116,7 +117,11 @@ struct CreateAccount {
     prepaid: Option<f64>,
 }
 
-async fn create_account(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>, body: Bytes) -> Answer {
+async fn create_account(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Principal>,
+    body: Bytes,
+) -> Answer {
     let wanted: CreateAccount = read(&body)?;
     let credit = wanted.prepaid.map_or(Ok(Money::ZERO), money)?;
     let wanted = NewAccount { name: wanted.name, email: wanted.email, credit, prepaid: wanted.prepaid.is_some() };
@@ -184,7 +189,11 @@ struct AdvanceClock {
     seconds: i64,
 }
 
-async fn advance_clock(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>, body: Bytes) -> Answer {
+async fn advance_clock(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Principal>,
+    body: Bytes,
+) -> Answer {
     let seconds = read::<AdvanceClock>(&body)?.seconds;
     let now = service.advance_clock(&who, seconds.saturating_mul(1000)).await?;
     Ok(Json(json!({ "now": now.to_string() })).into_response())

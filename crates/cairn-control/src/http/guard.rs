@@ -134,7 +134,8 @@ fn key_of(headers: &HeaderMap, uri: &Uri, face: Face) -> Option<String> {
 /// The client's own, if it can stand in a log, or a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|text| {
-        (1..=64).contains(&text.len()) && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
+        (1..=64).contains(&text.len())
+            && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))
     });
     given.map_or_else(|| format!("{:016x}", rand::random::<u64>()), str::to_owned)
 }

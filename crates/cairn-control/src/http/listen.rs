@@ -61,7 +61,12 @@ impl Seats {
     }
 }
 
-pub(super) async fn accept(listener: TcpListener, router: Router, limits: HttpLimits, mut stopped: watch::Receiver<bool>) {
+pub(super) async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: HttpLimits,
+    mut stopped: watch::Receiver<bool>,
+) {
     let seats = Arc::new(Seats::default());
     let mut connections = JoinSet::new();
     loop {
@@ -95,7 +100,13 @@ pub(super) async fn accept(listener: TcpListener, router: Router, limits: HttpLi
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, limits: &HttpLimits, seat: &Seat, mut stopped: watch::Receiver<bool>) {
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    limits: &HttpLimits,
+    seat: &Seat,
+    mut stopped: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
     let inner = TowerToHyperService::new(router);
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {

@@ -15,8 +15,9 @@ const OWN: [(&str, &str, &str); 3] = [
 
 fn operation(path: &str, summary: &str, served: bool, open: bool) -> Value {
     let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
-    let parameters: Vec<Value> =
-        names.map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })).collect();
+    let parameters: Vec<Value> = names
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .collect();
     let mut operation = json!({
         "summary": summary,
         "parameters": parameters,

@@ -19,7 +19,8 @@ pub(crate) enum Face {
 
 impl Face {
     pub(crate) fn of(path: &str) -> Self {
-        let under = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let under =
+            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if under("/graphql") {
             Face::GraphQl
         } else if under("/v1") {
@@ -44,7 +45,9 @@ impl Face {
                 let title = status.canonical_reason().unwrap_or("Error");
                 let body = json!({ "title": title, "status": status.as_u16(), "detail": sentence });
                 let mut response = (status, Json(body)).into_response();
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
                 response
             }
             Face::V1 | Face::Admin | Face::Open => {

@@ -51,9 +51,9 @@ pub(super) fn cpu_instance(instance: Option<&str>, vcpu: Option<u32>) -> Result<
     let flavor = parts.next().unwrap_or_default().to_owned();
     let vcpu = match parts.next() {
         None => vcpu.unwrap_or(2),
-        Some(number) => number.parse().map_err(|_| {
-            ServiceError::Invalid("an instance is FLAVOR-VCPUS-MEMORY, such as cpu3c-2-4".to_owned())
-        })?,
+        Some(number) => number
+            .parse()
+            .map_err(|_| ServiceError::Invalid("an instance is FLAVOR-VCPUS-MEMORY, such as cpu3c-2-4".to_owned()))?,
     };
     Ok(Hardware::Cpu { flavor, vcpu })
 }

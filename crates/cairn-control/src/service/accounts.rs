@@ -102,7 +102,14 @@ impl Service {
             let text = fs::read_to_string(&path).unwrap_or_default();
             let good = service.authenticate(text.trim()).is_some_and(|principal| principal.role == Role::Operator);
             if !good {
-                let old = service.state.read().keys.values().filter(|key| key.label == FILE_KEY_LABEL).map(|key| key.id.clone()).collect::<Vec<_>>();
+                let old = service
+                    .state
+                    .read()
+                    .keys
+                    .values()
+                    .filter(|key| key.label == FILE_KEY_LABEL)
+                    .map(|key| key.id.clone())
+                    .collect::<Vec<_>>();
                 changes.extend(old.into_iter().map(|id| Change::Remove(Table::Keys, id)));
                 let (text, key) =
                     new_key(&service.state.read(), account, FILE_KEY_LABEL.to_owned(), Role::Operator, service.now());
@@ -274,7 +281,9 @@ impl Service {
             return Err(ServiceError::NotFound { what: "account" });
         }
         if label.chars().count() > 191 || label.chars().any(char::is_control) {
-            return Err(ServiceError::invalid("a label takes at most 191 characters, none of them a control character"));
+            return Err(ServiceError::invalid(
+                "a label takes at most 191 characters, none of them a control character",
+            ));
         }
         self.change(|service| async move {
             let (text, key) = {
@@ -319,7 +328,9 @@ impl Service {
     pub async fn advance_clock(self: &Arc<Self>, who: &Principal, milliseconds: i64) -> Result<Moment, ServiceError> {
         who.require(Permission::OperateServer)?;
         if !(0..=ADVANCE_MAX_MS).contains(&milliseconds) {
-            return Err(ServiceError::invalid("the clock can be advanced by at most ten years at once, and never goes back"));
+            return Err(ServiceError::invalid(
+                "the clock can be advanced by at most ten years at once, and never goes back",
+            ));
         }
         self.change(|service| async move {
             service.settle_alone().await?;

@@ -51,7 +51,11 @@ const DATA_CENTERS: [(&str, &str, &str); 28] = [
 
 /// Those that are listed.
 pub fn data_centers() -> Vec<DataCenter> {
-    let center = |&(id, name, region): &(&str, &str, &'static str)| DataCenter { id: id.to_owned(), name: name.to_owned(), region };
+    let center = |&(id, name, region): &(&str, &str, &'static str)| DataCenter {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        region,
+    };
     DATA_CENTERS.iter().map(center).collect()
 }
 
@@ -123,7 +127,11 @@ const GPU_TYPES: [(&str, u32, &str); 44] = [
 pub const GPU_COUNT_MAX: u32 = 8;
 
 pub fn gpu_types() -> impl Iterator<Item = GpuType> {
-    GPU_TYPES.iter().map(|&(id, memory_gb, pool)| GpuType { id, memory_gb, pool: Some(pool).filter(|pool| !pool.is_empty()) })
+    GPU_TYPES.iter().map(|&(id, memory_gb, pool)| GpuType {
+        id,
+        memory_gb,
+        pool: Some(pool).filter(|pool| !pool.is_empty()),
+    })
 }
 
 impl GpuType {

@@ -24,10 +24,7 @@ const START_LIMIT: Duration = Duration::from_secs(30 * 60);
 const OTHER_LIMIT: Duration = Duration::from_secs(120);
 const LOG_LINES_MAX: usize = 10_000;
 
-async fn limited<T>(
-    limit: Duration,
-    work: impl Future<Output = Result<T, EngineError>>,
-) -> Result<T, EngineError> {
+async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
     timeout(limit, work).await.unwrap_or(Err(EngineError::TimedOut(limit.as_secs())))
 }
 
@@ -113,7 +110,14 @@ impl Service {
         let (id, key_id) = (pod.id.clone(), key.id.clone());
         self.change(|service| async move {
             let mut changes = vec![Change::Put(Record::Key(key))];
-            let old = service.state.read().keys.values().filter(|key| key.pod.as_ref() == Some(&id)).map(|key| key.id.clone()).collect::<Vec<_>>();
+            let old = service
+                .state
+                .read()
+                .keys
+                .values()
+                .filter(|key| key.pod.as_ref() == Some(&id))
+                .map(|key| key.id.clone())
+                .collect::<Vec<_>>();
             changes.extend(old.into_iter().map(|key| Change::Remove(Table::Keys, key)));
             service.commit(changes).await
         })
@@ -202,7 +206,8 @@ impl Service {
             config.start_command.clone()
         };
         let ports = config.ports.iter().filter_map(|port| parse_port(port));
-        let mount = |volume: &cairn_types::VolumeId| MountSpec { volume: volume.clone(), path: config.mount_path.clone() };
+        let mount =
+            |volume: &cairn_types::VolumeId| MountSpec { volume: volume.clone(), path: config.mount_path.clone() };
         Ok(PodSpec {
             pod_id: pod.id.clone(),
             image: config.image.clone(),

@@ -60,7 +60,11 @@ impl Service {
         endpoint.ok_or(ServiceError::NotFound { what: "endpoint" })
     }
 
-    pub async fn create_endpoint(self: &Arc<Self>, who: &Principal, wanted: NewEndpoint) -> Result<Endpoint, ServiceError> {
+    pub async fn create_endpoint(
+        self: &Arc<Self>,
+        who: &Principal,
+        wanted: NewEndpoint,
+    ) -> Result<Endpoint, ServiceError> {
         who.require(Permission::ChangeCompute)?;
         let account = who.account.clone();
         self.change(|service| async move {

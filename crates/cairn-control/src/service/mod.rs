@@ -74,11 +74,7 @@ pub struct ServiceOptions {
 
 impl Default for ServiceOptions {
     fn default() -> Self {
-        ServiceOptions {
-            clock: ClockSource::Machine,
-            grace: Duration::from_secs(7 * 24 * 3600),
-            v1_shrink: false,
-        }
+        ServiceOptions { clock: ClockSource::Machine, grace: Duration::from_secs(7 * 24 * 3600), v1_shrink: false }
     }
 }
 

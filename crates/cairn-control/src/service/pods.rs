@@ -242,7 +242,12 @@ impl Service {
         Ok(pod)
     }
 
-    pub async fn update_pod(self: &Arc<Self>, who: &Principal, id: &str, wanted: PodChange) -> Result<PodView, ServiceError> {
+    pub async fn update_pod(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &str,
+        wanted: PodChange,
+    ) -> Result<PodView, ServiceError> {
         who.require(Permission::ChangeCompute)?;
         let (account, id) = (who.account.clone(), id.to_owned());
         let (pod, anew) = self
@@ -363,7 +368,14 @@ impl Service {
         self.change(|service| async move {
             let pod = service.pod_of(&account, &id)?;
             let mut changes = vec![Change::Remove(Table::Pods, pod.id.clone())];
-            let keys = service.state.read().keys.values().filter(|key| key.pod.as_ref() == Some(&pod.id)).map(|key| key.id.clone()).collect::<Vec<_>>();
+            let keys = service
+                .state
+                .read()
+                .keys
+                .values()
+                .filter(|key| key.pod.as_ref() == Some(&pod.id))
+                .map(|key| key.id.clone())
+                .collect::<Vec<_>>();
             changes.extend(keys.into_iter().map(|key| Change::Remove(Table::Keys, key)));
             service.commit(changes).await?;
             service.observed.lock().remove(&pod.id);

@@ -226,8 +226,14 @@ pub struct Endpoint {
 #[serde(rename_all = "snake_case")]
 pub enum EndpointCompute {
     /// Pools or types, as the client named them.
-    Gpu { ids: Vec<String>, count: u32 },
-    Cpu { flavors: Vec<String>, vcpu: u32 },
+    Gpu {
+        ids: Vec<String>,
+        count: u32,
+    },
+    Cpu {
+        flavors: Vec<String>,
+        vcpu: u32,
+    },
 }
 
 /// One row for the whole server.

@@ -63,7 +63,11 @@ impl Service {
             .ok_or(ServiceError::NotFound { what: "template" })
     }
 
-    pub async fn create_template(self: &Arc<Self>, who: &Principal, wanted: NewTemplate) -> Result<Template, ServiceError> {
+    pub async fn create_template(
+        self: &Arc<Self>,
+        who: &Principal,
+        wanted: NewTemplate,
+    ) -> Result<Template, ServiceError> {
         who.require(Permission::ChangeCompute)?;
         let account = who.account.clone();
         self.change(|service| async move {
@@ -118,9 +122,17 @@ impl Service {
         let (account, id) = (who.account.clone(), id.to_owned());
         self.change(|service| async move {
             let template = service.own_template(&account, &id)?;
-            let used = service.state.read().endpoints.values().find(|endpoint| endpoint.template.as_ref() == Some(&id)).map(|endpoint| endpoint.id.clone());
+            let used = service
+                .state
+                .read()
+                .endpoints
+                .values()
+                .find(|endpoint| endpoint.template.as_ref() == Some(&id))
+                .map(|endpoint| endpoint.id.clone());
             if let Some(endpoint) = used {
-                return Err(ServiceError::Invalid(format!("the template is used by endpoint {endpoint}: delete that first")));
+                return Err(ServiceError::Invalid(format!(
+                    "the template is used by endpoint {endpoint}: delete that first"
+                )));
             }
             service.commit(vec![Change::Remove(Table::Templates, template.id)]).await
         })

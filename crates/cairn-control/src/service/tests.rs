@@ -94,7 +94,8 @@ fn dollars_per_hour(size_gb: u64) -> f64 {
 
 impl Model {
     fn rate(&self, account: usize) -> f64 {
-        let own = self.volumes.iter().filter_map(|(_, volume)| volume.as_ref()).filter(|volume| volume.account == account);
+        let own =
+            self.volumes.iter().filter_map(|(_, volume)| volume.as_ref()).filter(|volume| volume.account == account);
         own.map(|volume| dollars_per_hour(volume.size_gb)).sum()
     }
 
@@ -171,8 +172,7 @@ impl World {
         };
         let (_, key) = service.create_account(&who, wanted).await.expect("account");
         let other = service.authenticate(&key).expect("owner");
-        let model =
-            Model { volumes: Vec::new(), pods: Vec::new(), balance: [0.0, PREPAID_CREDIT], exhausted: None };
+        let model = Model { volumes: Vec::new(), pods: Vec::new(), balance: [0.0, PREPAID_CREDIT], exhausted: None };
         World { directory, server: Some(server), service: Some(service), who: vec![who, other], model }
     }
 
@@ -223,7 +223,9 @@ impl World {
                     _ if size_gb > 4096 => Err(ErrorKind::Invalid),
                     None => Err(ErrorKind::NotFound),
                     Some(volume) if size_gb < volume.size_gb => Err(ErrorKind::Invalid),
-                    Some(volume) if size_gb > volume.size_gb && self.model.blocked(account) => Err(ErrorKind::NoBalance),
+                    Some(volume) if size_gb > volume.size_gb && self.model.blocked(account) => {
+                        Err(ErrorKind::NoBalance)
+                    }
                     Some(_) => Ok(()),
                 };
                 assert_eq!(outcome.map_err(|error| error.kind()), expected);
@@ -363,12 +365,8 @@ impl World {
                 .map(|view| (view.id.to_string(), view.size_gb))
                 .collect();
             let own = |volume: &Option<ModelVolume>| volume.clone().filter(|volume| volume.account == account);
-            let expected: BTreeMap<String, u64> = self
-                .model
-                .volumes
-                .iter()
-                .filter_map(|(id, volume)| Some((id.clone(), own(volume)?.size_gb)))
-                .collect();
+            let expected: BTreeMap<String, u64> =
+                self.model.volumes.iter().filter_map(|(id, volume)| Some((id.clone(), own(volume)?.size_gb))).collect();
             assert_eq!(volumes, expected);
             let pods: BTreeMap<String, bool> = self
                 .service()
@@ -381,15 +379,23 @@ impl World {
                 .model
                 .pods
                 .iter()
-                .filter_map(|(id, pod)| pod.as_ref().filter(|pod| pod.account == account).map(|pod| (id.clone(), pod.running)))
+                .filter_map(|(id, pod)| {
+                    pod.as_ref().filter(|pod| pod.account == account).map(|pod| (id.clone(), pod.running))
+                })
                 .collect();
             assert_eq!(pods, expected);
             let view = self.service().me(who).expect("account");
             let (is, expected) = (view.balance.dollars(), self.model.balance[account]);
             assert!((is - expected).abs() < 1e-4, "balance of account {account}: {is}, expected {expected}");
             assert_eq!(view.account.exhausted.is_some(), self.model.blocked(account));
-            let query =
-                ChargeQuery { start: Some(START), end: Some(self.service().now().plus_ms(1)), bucket: BucketSize::Day, last: None, volume: None, aligned: true };
+            let query = ChargeQuery {
+                start: Some(START),
+                end: Some(self.service().now().plus_ms(1)),
+                bucket: BucketSize::Day,
+                last: None,
+                volume: None,
+                aligned: true,
+            };
             let charged: Money = self
                 .service()
                 .charges(who, &query)

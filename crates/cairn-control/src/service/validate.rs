@@ -88,7 +88,8 @@ pub(crate) fn config(config: &ContainerConfig) -> Result<(), ServiceError> {
     if !config.mount_path.is_empty() {
         mount_path(&config.mount_path)?;
     }
-    let image_fits = config.image.len() <= 512 && !config.image.chars().any(|letter| letter.is_control() || letter == ' ');
+    let image_fits =
+        config.image.len() <= 512 && !config.image.chars().any(|letter| letter.is_control() || letter == ' ');
     if !image_fits || config.image.starts_with('-') {
         return Err(ServiceError::Invalid(format!("{:?} is no name of an image", config.image)));
     }

@@ -307,8 +307,14 @@ impl Service {
     /// Removes what a creation left that the server's end cut short: nobody was told of it.
     pub(super) async fn discard_unfinished(self: &Arc<Self>) -> Result<(), ServiceError> {
         self.change(|service| async move {
-            let unfinished: Vec<VolumeId> =
-                service.state.read().volumes.values().filter(|volume| volume.unfinished).map(|volume| volume.id.clone()).collect();
+            let unfinished: Vec<VolumeId> = service
+                .state
+                .read()
+                .volumes
+                .values()
+                .filter(|volume| volume.unfinished)
+                .map(|volume| volume.id.clone())
+                .collect();
             for id in unfinished {
                 match service.server.delete_unguarded_volume(&id).await {
                     Ok(()) | Err(CatalogueError::UnknownVolume(_)) => service.forget_volume(&id).await?,

@@ -39,7 +39,9 @@ pub(crate) fn run(command: Account) -> Result<ExitCode> {
             let accounts = answer["accounts"].as_array().cloned().unwrap_or_default();
             let rows: Vec<Vec<String>> = accounts
                 .iter()
-                .map(|account| vec![text(&account["id"]), text(&account["name"]), kind(account), dollars(&account["balance"])])
+                .map(|account| {
+                    vec![text(&account["id"]), text(&account["name"]), kind(account), dollars(&account["balance"])]
+                })
                 .collect();
             output::table(&["ID", "NAME", "KIND", "BALANCE"], &rows);
         }
@@ -78,7 +80,11 @@ fn keys(command: ApiKey) -> Result<ExitCode> {
                 return output_json(&made);
             }
             println!("{}", text(&made["key"]));
-            eprintln!("keep it safe: it is shown this once (id {}, {role} of {})", text(&made["id"]), text(&made["account"]));
+            eprintln!(
+                "keep it safe: it is shown this once (id {}, {role} of {})",
+                text(&made["id"]),
+                text(&made["account"])
+            );
         }
         ApiKey::List { api } => {
             let answer = ask(&api, Method::GET, "/cairn/v1/keys", None)?;
@@ -170,7 +176,10 @@ async fn request(base: &str, key: &str, method: Method, path: &str, body: Option
     let host = address.host().with_context(|| format!("{base:?} names no host"))?;
     let port = address.port_u16().unwrap_or(80);
     let unreachable = |error: std::io::Error| {
-        WithExit(Exit::Unreachable, format!("no control plane answers at {base} ({error}): is `cairn serve --http` running?"))
+        WithExit(
+            Exit::Unreachable,
+            format!("no control plane answers at {base} ({error}): is `cairn serve --http` running?"),
+        )
     };
     let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.map_err(unreachable)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -192,7 +201,8 @@ async fn request(base: &str, key: &str, method: Method, path: &str, body: Option
     if status == StatusCode::NO_CONTENT {
         return Ok(Value::Null);
     }
-    let answer: Value = serde_json::from_slice(&body).with_context(|| format!("{base} does not answer as a control plane"))?;
+    let answer: Value =
+        serde_json::from_slice(&body).with_context(|| format!("{base} does not answer as a control plane"))?;
     if !status.is_success() {
         let sentence = answer["error"].as_str().unwrap_or("refused").to_owned();
         return Err(WithExit(Exit::Refused, sentence).into());

@@ -1,10 +1,12 @@
 //! The control plane beside a server, if it is asked for.
 
 use std::net::ToSocketAddrs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use cairn_control::engine::ContainerEngine;
+use cairn_client::{ConnectOptions, ServerAddress};
+use cairn_control::engine::{self, ContainerEngine, EngineOptions};
 use cairn_control::http::{HttpLimits, HttpServer};
 use cairn_control::service::{Service, ServiceOptions};
 use cairn_server::Server;
@@ -15,16 +17,19 @@ use crate::cli::Http;
 pub(crate) struct Control(Option<HttpServer>);
 
 impl Control {
-    pub(crate) async fn start(server: &Server, options: &Http) -> Result<Self> {
+    pub(crate) async fn start(server: &Server, socket: PathBuf, options: &Http) -> Result<Self> {
         let Some(address) = &options.http else { return Ok(Control(None)) };
         let resolved = address
             .to_socket_addrs()
-            .with_context(|| format!("{address:?} is not an address to listen on: write HOST:PORT, such as 127.0.0.1:7430"))?
+            .with_context(|| {
+                format!("{address:?} is not an address to listen on: write HOST:PORT, such as 127.0.0.1:7430")
+            })?
             .next()
             .with_context(|| format!("{address:?} has no address"))?;
         let service_options =
             ServiceOptions { grace: options.grace, v1_shrink: options.v1_shrink, ..ServiceOptions::default() };
-        let service = Service::open(Arc::clone(server.shared()), service_options, container_engine())
+        let engine = container_engine(server, socket, options).await?;
+        let service = Service::open(Arc::clone(server.shared()), service_options, engine)
             .await
             .context("the control plane cannot be started")?;
         let key_file = service.key_file();
@@ -45,6 +50,18 @@ impl Control {
 }
 
 /// What runs containers for pods; without it, pods are records.
-fn container_engine() -> Option<Arc<dyn ContainerEngine>> {
-    None
+async fn container_engine(
+    server: &Server,
+    socket: PathBuf,
+    options: &Http,
+) -> Result<Option<Arc<dyn ContainerEngine>>> {
+    let engine = EngineOptions {
+        choice: options.engine.into(),
+        engine_arguments: options.engine_arguments.clone(),
+        pod_arguments: options.pod_arguments.clone(),
+        state: server.shared().data_path().join("containers"),
+        connect: ConnectOptions::new(ServerAddress::Unix(socket)),
+        program: std::env::current_exe().context("this program's own file cannot be found")?,
+    };
+    engine::choose(engine).await.context("the state of the container engine cannot be read")
 }

@@ -39,7 +39,7 @@ async fn mount_on(options: &Dev, server: &Server, connect: ConnectOptions, data:
         kernel_options: Vec::new(),
         foreground: true,
     };
-    let control = Control::start(server, &options.http).await?;
+    let control = Control::start(server, paths::socket_in(data), &options.http).await?;
     let outcome = mount_until_the_end(plan, data).await;
     control.shutdown().await;
     outcome

@@ -1,6 +1,7 @@
 //! `cairn serve`: a server for volumes and mounts.
 
 use std::net::ToSocketAddrs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -35,7 +36,7 @@ pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
         if let Some(address) = server.metrics_address() {
             println!("metrics on http://{address}/metrics");
         }
-        let outcome = serve_apis(&server, &options.http).await;
+        let outcome = serve_apis(&server, socket, &options.http).await;
         let stopped = server.shutdown().await.context("the server could not be shut down in good order");
         outcome.and(stopped)
     })?;
@@ -43,8 +44,8 @@ pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
 }
 
 /// With the control plane, if it is asked for, until the process shall end.
-async fn serve_apis(server: &Server, options: &Http) -> Result<()> {
-    let control = Control::start(server, options).await?;
+async fn serve_apis(server: &Server, socket: PathBuf, options: &Http) -> Result<()> {
+    let control = Control::start(server, socket, options).await?;
     let reason = runtime::asked_to_stop(true).await?;
     tracing::info!("{reason}: shutting down");
     control.shutdown().await;

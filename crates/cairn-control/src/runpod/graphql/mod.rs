@@ -39,7 +39,11 @@ pub(super) fn router(service: &Arc<Service>) -> Router<Arc<Service>> {
     Router::new().route("/graphql", post(execute)).layer(Extension(schema))
 }
 
-async fn execute(Extension(schema): Extension<RunpodSchema>, Extension(who): Extension<Principal>, body: Bytes) -> Response {
+async fn execute(
+    Extension(schema): Extension<RunpodSchema>,
+    Extension(who): Extension<Principal>,
+    body: Bytes,
+) -> Response {
     let request: async_graphql::Request = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => {

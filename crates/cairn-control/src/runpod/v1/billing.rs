@@ -20,9 +20,8 @@ fn moment(parameters: &[(String, String)], name: &str) -> Result<Option<Moment>,
 fn query(parameters: &[(String, String)]) -> Result<ChargeQuery, ServiceError> {
     let bucket = match one(parameters, "bucketSize") {
         None => BucketSize::Day,
-        Some(name) => BucketSize::parse(name).ok_or_else(|| {
-            ServiceError::Invalid("bucketSize is hour, day, week, month or year".to_owned())
-        })?,
+        Some(name) => BucketSize::parse(name)
+            .ok_or_else(|| ServiceError::Invalid("bucketSize is hour, day, week, month or year".to_owned()))?,
     };
     let (start, end) = (moment(parameters, "startTime")?, moment(parameters, "endTime")?);
     Ok(ChargeQuery { start, end, bucket, last: None, volume: None, aligned: false })

@@ -20,8 +20,9 @@ fn moment(parameters: &[(String, String)], name: &str) -> Result<Option<Moment>,
 fn query(parameters: &[(String, String)]) -> Result<ChargeQuery, Refused> {
     let bucket = match one(parameters, "bucketSize") {
         None => BucketSize::Day,
-        Some(name) => BucketSize::parse(name)
-            .ok_or_else(|| unprocessable("bucketSize must be hour, day, week, month or year"))?,
+        Some(name) => {
+            BucketSize::parse(name).ok_or_else(|| unprocessable("bucketSize must be hour, day, week, month or year"))?
+        }
     };
     let last = match one(parameters, "lastN") {
         None => None,
@@ -78,8 +79,7 @@ pub(super) async fn volumes(
         .records
         .iter()
         .map(|record| {
-            let mut value =
-                with_times(volume_amounts(std::slice::from_ref(record)), record.start, record.end);
+            let mut value = with_times(volume_amounts(std::slice::from_ref(record)), record.start, record.end);
             value["networkVolumeId"] = json!(record.volume);
             value
         })
@@ -149,7 +149,8 @@ fn nothing(service: &Service, who: &Principal, parameters: &[(String, String)], 
     let charges = service.charges(who, &ChargeQuery { volume: Some(String::new()), ..query(parameters)? })?;
     let mut meant = window(&charges);
     meant[id] = json!(one(parameters, id));
-    let totals: Value = amounts.iter().map(|name| ((*name).to_owned(), json!(0.0))).collect::<serde_json::Map<_, _>>().into();
+    let totals: Value =
+        amounts.iter().map(|name| ((*name).to_owned(), json!(0.0))).collect::<serde_json::Map<_, _>>().into();
     let mut metadata = json!({ "query": meant, "recordCount": 0, "totals": totals });
     metadata[count] = json!(0);
     Ok(Json(json!({ "records": [], "metadata": metadata })).into_response())

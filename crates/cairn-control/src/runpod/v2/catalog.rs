@@ -70,7 +70,8 @@ fn data_center_json(center: &catalog::DataCenter) -> Value {
 pub(super) async fn data_centers(State(service): State<Arc<Service>>, parameters: Parameters) -> Answer {
     let regions = all(&parameters, "regions");
     // No data centre here is certified, or on a global network.
-    let nothing = !all(&parameters, "compliance").is_empty() || super::one(&parameters, "globalNetwork") == Some("true");
+    let nothing =
+        !all(&parameters, "compliance").is_empty() || super::one(&parameters, "globalNetwork") == Some("true");
     let centers = service.data_centers();
     let wanted = centers
         .iter()

@@ -81,8 +81,7 @@ pub(super) async fn workers(
     Path(id): Path<String>,
 ) -> Answer {
     let endpoint = service.endpoint(&who, &id)?;
-    let summary =
-        json!({ "running": 0, "idle": 0, "initializing": 0, "throttled": 0, "unhealthy": 0, "total": 0 });
+    let summary = json!({ "running": 0, "idle": 0, "initializing": 0, "throttled": 0, "unhealthy": 0, "total": 0 });
     Ok(Json(json!({ "workers": [], "summary": summary, "endpointVersion": endpoint.version })).into_response())
 }
 

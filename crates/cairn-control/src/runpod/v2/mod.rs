@@ -11,12 +11,12 @@ mod volumes;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::Router;
 use axum::extract::Query;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use axum::Json;
 use serde_json::json;
 
 use super::input::BodyTrouble;

@@ -143,7 +143,9 @@ impl Mounts {
             (Some(_), Some(_)) => {
                 Err(ServiceError::Invalid("mounts takes either persistent or network, not both".to_owned()).into())
             }
-            (Some(persistent), None) if persistent.size < 10 => Err(unprocessable("mounts.persistent.size must be at least 10")),
+            (Some(persistent), None) if persistent.size < 10 => {
+                Err(unprocessable("mounts.persistent.size must be at least 10"))
+            }
             (Some(persistent), None) => {
                 Ok(Mount { volume: None, volume_gb: Some(persistent.size), path: Some(persistent.path) })
             }

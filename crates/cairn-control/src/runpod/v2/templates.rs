@@ -68,7 +68,9 @@ struct Mounts {
 impl Mounts {
     fn read(self) -> Result<(Option<u32>, Option<String>), Refused> {
         match self.persistent {
-            Some(persistent) if persistent.size < 10 => Err(unprocessable("mounts.persistent.size must be at least 10")),
+            Some(persistent) if persistent.size < 10 => {
+                Err(unprocessable("mounts.persistent.size must be at least 10"))
+            }
             Some(persistent) => Ok((Some(persistent.size), Some(persistent.path))),
             None => Ok((None, None)),
         }
