@@ -104,6 +104,6 @@ def of(server: harness.Server) -> Control:
     return Control(url, key_file.read_text(encoding="ascii").strip())
 
 
-def start(lab: harness.Lab, *flags: str) -> tuple[harness.Server, Control]:
-    server = lab.server("--http", "127.0.0.1:0", *flags)
+def start(lab: harness.Lab, *flags: str, engine: str = "none") -> tuple[harness.Server, Control]:
+    server = lab.server("--http", "127.0.0.1:0", "--engine", engine, *flags)
     return server, of(server)

@@ -136,7 +136,7 @@ def test_attachment_rules(plane):
 
 
 def test_without_an_engine_a_pod_is_a_record_and_says_so(lab: harness.Lab):
-    _, api = control.start(lab, "--engine", "none")
+    _, api = control.start(lab)
     made = volume(api)
     deployed = api.data(
         "mutation { podFindAndDeployOnDemand(input: { name: \"p\", imageName: \"busybox\", cloudType: ALL, gpuCount: 1,"
@@ -282,7 +282,7 @@ def test_accounts_by_command(lab: harness.Lab, plane):
 
 
 def test_dev_has_the_apis_too(lab: harness.Lab):
-    mount = lab.dev("--http", "127.0.0.1:0")
+    mount = lab.dev("--http", "127.0.0.1:0", "--engine", "none")
     assert mount.process is not None
     url = mount.process.wait_for(r"^control plane on (http://\S+)")[1]
     key = pathlib.Path(mount.process.wait_for(r"^its operator's key is in (\S+)")[1]).read_text(encoding="ascii").strip()

@@ -47,11 +47,12 @@ def working_mount(lab: harness.Lab, server: harness.Server, volume: str):
     thread.start()
     try:
         yield
+        harness.wait_until(lambda: rounds[0] > 5 or troubles, 60, "the mount goes on working")
     finally:
         stop.set()
         thread.join(60)
     assert not troubles, troubles
-    assert rounds[0] > 5 and longest[0] < 20, f"{rounds[0]} rounds, the longest {longest[0]:.1f} s"
+    assert longest[0] < 20, f"{rounds[0]} rounds, the longest {longest[0]:.1f} s"
     mount.stop_orderly()
 
 
@@ -139,7 +140,7 @@ def test_bodies_that_are_too_large_or_no_bodies_at_all(plane):
             assert api.raw("POST", path, large).status == 413
         for wrong in (b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{" * 50_000, b'{"query": 5}', b'{"query": "{"}'):
             answer = api.raw("POST", path, wrong)
-            allowed = (200,) if path == "/graphql" and wrong == b'{"query": "{"}' else (400, 422)
+            allowed = (200,) if path == "/graphql" and b"query" in wrong and b"5" not in wrong else (400, 422)
             assert answer.status in allowed, (path, wrong[:20], answer.status, answer.text)
             assert "panic" not in answer.text
     assert api.call("POST", "/v1/networkvolumes", {"name": "x", "size": -1, "dataCenterId": "EU-RO-1"}).status == 400

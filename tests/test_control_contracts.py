@@ -108,7 +108,7 @@ class Checker:
 
 @pytest.fixture
 def api(lab: harness.Lab):
-    _, api = control.start(lab, "--engine", "none")
+    _, api = control.start(lab)
     # So that billing has something to tell.
     api.ok("POST", "/v1/networkvolumes", {"name": "old", "size": 1200, "dataCenterId": "EU-RO-1"})
     api.advance(3 * 24 * 3600)

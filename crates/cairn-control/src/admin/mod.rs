@@ -69,8 +69,11 @@ impl IntoResponse for Refused {
 }
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ServiceError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ServiceError::Invalid(format!("the request's body is not right: {error}")))
+    let read = serde_json::from_slice::<Value>(body).and_then(|body| match body {
+        Value::Object(_) => serde_json::from_value(body),
+        _ => Err(serde::de::Error::custom("not an object")),
+    });
+    read.map_err(|error| ServiceError::Invalid(format!("the request's body is not right: {error}")))
 }
 
 fn account_json(view: &AccountView) -> Value {

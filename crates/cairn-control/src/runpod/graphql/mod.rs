@@ -18,6 +18,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use serde_json::Value;
 
 use self::mutation::Mutation;
 use self::query::Query;
@@ -44,10 +45,14 @@ async fn execute(
     Extension(who): Extension<Principal>,
     body: Bytes,
 ) -> Response {
-    let request: async_graphql::Request = match serde_json::from_slice(&body) {
+    let read = serde_json::from_slice::<Value>(&body).and_then(|body| match body {
+        Value::Object(_) => serde_json::from_value::<async_graphql::Request>(body),
+        _ => Err(serde::de::Error::custom("not an object")),
+    });
+    let request = match read {
         Ok(request) => request,
         Err(error) => {
-            let sentence = format!("the request's body is not JSON with a `query`: {error}");
+            let sentence = format!("the request's body is not a JSON object with a `query`: {error}");
             return Face::GraphQl.refuse(StatusCode::BAD_REQUEST, &sentence);
         }
     };
