@@ -129,7 +129,7 @@ impl From<Transport> for cairn_fuse::Transport {
 
 /// The control plane; shared by `serve` and `dev`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Http {
+pub(crate) struct ControlPlane {
     /// Address for the APIs of clouds (Runpod GraphQL, REST v1 and v2), such as 127.0.0.1:7430. Without it there is none.
     #[arg(long, env = "CAIRN_HTTP", value_name = "ADDRESS")]
     pub(crate) http: Option<String>,
@@ -250,7 +250,7 @@ pub(crate) struct Dev {
     #[arg(long, env = "CAIRN_VOLUME", default_value = "default", value_name = "NAME")]
     pub(crate) volume: String,
     #[command(flatten)]
-    pub(crate) http: Http,
+    pub(crate) http: ControlPlane,
     #[command(flatten)]
     pub(crate) tuning: MountTuning,
 }
@@ -285,7 +285,7 @@ pub(crate) struct Serve {
     #[arg(long, env = "CAIRN_METRICS", value_name = "ADDRESS")]
     pub(crate) metrics: Option<std::net::SocketAddr>,
     #[command(flatten)]
-    pub(crate) http: Http,
+    pub(crate) http: ControlPlane,
 }
 
 #[derive(Args, Debug)]
@@ -650,7 +650,7 @@ pub(crate) struct Bench {
 
 /// How to reach the control plane and how to answer.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Api {
+pub(crate) struct ControlClient {
     /// Where it is: the address of `cairn serve --http`.
     #[arg(long, env = "CAIRN_API", default_value = "http://127.0.0.1:7430", value_name = "URL")]
     pub(crate) api: String,
@@ -680,18 +680,18 @@ Examples:
         #[arg(long, env = "CAIRN_ACCOUNT_PREPAID", value_name = "DOLLARS")]
         prepaid: Option<f64>,
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
     /// List the accounts with their balances.
     #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
     /// Show the account of the key that is used.
     Show {
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
     /// Give an account credit.
     Credit {
@@ -699,7 +699,7 @@ Examples:
         account: String,
         dollars: f64,
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
     /// Make, list and revoke API keys.
     #[command(subcommand)]
@@ -710,7 +710,7 @@ Examples:
         #[arg(long, env = "CAIRN_CLOCK_ADVANCE", value_parser = parse_duration, value_name = "TIME")]
         advance: Option<Duration>,
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
 }
 
@@ -741,19 +741,19 @@ pub(crate) enum ApiKey {
         #[arg(long, env = "CAIRN_ACCOUNT", value_name = "ID")]
         account: Option<String>,
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
     /// List the keys (never their text).
     List {
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
     /// Revoke a key.
     Revoke {
         /// Id, as `cairn account key list` shows it.
         id: String,
         #[command(flatten)]
-        api: Api,
+        api: ControlClient,
     },
 }
 

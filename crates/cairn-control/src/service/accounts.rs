@@ -80,24 +80,19 @@ impl Service {
     pub(super) async fn ensure_first_account(self: &Arc<Self>) -> Result<(), ServiceError> {
         self.change(|service| async move {
             let mut changes = Vec::new();
-            let account = match service.state.read().home_account() {
-                Some(account) => account.id.clone(),
-                None => {
-                    let account = new_account(
-                        &service.state.read(),
-                        NewAccount {
-                            name: "default".to_owned(),
-                            email: "owner@localhost".to_owned(),
-                            credit: Money::ZERO,
-                            prepaid: false,
-                        },
-                        service.now(),
-                    );
-                    let id = account.id.clone();
-                    changes.push(Change::Put(Record::Account(account)));
-                    id
-                }
-            };
+            let home = service.state.read().home_account().map(|account| account.id.clone());
+            let account = home.unwrap_or_else(|| {
+                let wanted = NewAccount {
+                    name: "default".to_owned(),
+                    email: "owner@localhost".to_owned(),
+                    credit: Money::ZERO,
+                    prepaid: false,
+                };
+                let account = new_account(&service.state.read(), wanted, service.now());
+                let id = account.id.clone();
+                changes.push(Change::Put(Record::Account(account)));
+                id
+            });
             let path = service.key_file();
             let text = fs::read_to_string(&path).unwrap_or_default();
             let good = service.authenticate(text.trim()).is_some_and(|principal| principal.role == Role::Operator);

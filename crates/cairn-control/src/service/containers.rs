@@ -154,7 +154,8 @@ impl Service {
             let Some(mut pod) = service.state.read().pods.get(&id).cloned() else { return Ok(None) };
             let now = service.now();
             if failure.is_none() && container.is_some() {
-                service.now_running(&mut pod, now);
+                pod.started = Some(now);
+                pod.changed = now;
             }
             if failure.is_none() {
                 pod.container = container;

@@ -93,6 +93,7 @@ impl ServiceError {
                 CatalogueError::UnknownVolume(_) => ErrorKind::NotFound,
                 CatalogueError::InvalidName(_)
                 | CatalogueError::InvalidDataCenter
+                | CatalogueError::InvalidProfile(_)
                 | CatalogueError::InvalidBytesLimit(_)
                 | CatalogueError::InvalidInodesLimit(_)
                 | CatalogueError::InvalidChunkSize(_)

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::access::{Permission, Principal};
-use super::clock::Moment;
 use super::error::ServiceError;
 use super::records::{Cloud, ContainerConfig, Desired, Hardware, Pod, Template};
 use super::store::{Change, Record, Table};
@@ -130,7 +129,7 @@ impl Service {
         let running_since = pod.started.filter(|_| status == PodStatus::Running);
         let uptime_s = running_since.map(|started| (self.now().0 - started.0).max(0) / 1000);
         let volume = pod.volume.as_ref().and_then(|id| self.volume_of(&pod.account, id.as_str()).ok());
-        PodView { status, note, ports, volume, uptime_s, pod }
+        PodView { pod, status, note, ports, volume, uptime_s }
     }
 
     /// The account's pods, the oldest first.
@@ -382,13 +381,6 @@ impl Service {
             Ok(())
         })
         .await
-    }
-
-    /// When it was started last, for the pod's clock.
-    pub(super) fn now_running(&self, pod: &mut Pod, moment: Moment) {
-        pod.failure = None;
-        pod.started = Some(moment);
-        pod.changed = moment;
     }
 }
 

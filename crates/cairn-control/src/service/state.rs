@@ -30,7 +30,7 @@ impl State {
                 Change::Put(Record::Volume(record)) => drop(self.volumes.insert(record.id.clone(), record)),
                 Change::Put(Record::Span(record)) => drop(self.spans.insert(span_key(&record), record)),
                 Change::Put(Record::Pod(record)) => drop(self.pods.insert(record.id.clone(), *record)),
-                Change::Put(Record::Template(record)) => drop(self.templates.insert(record.id.clone(), record)),
+                Change::Put(Record::Template(record)) => drop(self.templates.insert(record.id.clone(), *record)),
                 Change::Put(Record::Endpoint(record)) => drop(self.endpoints.insert(record.id.clone(), *record)),
                 Change::Put(Record::Settings(record)) => self.settings = record,
                 Change::Remove(table, key) => self.remove(table, &key),

@@ -63,7 +63,7 @@ pub(crate) enum Record {
     Volume(VolumeRecord),
     Span(ChargedSpan),
     Pod(Box<Pod>),
-    Template(Template),
+    Template(Box<Template>),
     Endpoint(Box<Endpoint>),
     Settings(Settings),
 }

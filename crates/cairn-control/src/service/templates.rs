@@ -91,7 +91,7 @@ impl Service {
                 }
             };
             check(&template)?;
-            service.commit(vec![Change::Put(Record::Template(template.clone()))]).await?;
+            service.commit(vec![Change::Put(Record::Template(Box::new(template.clone())))]).await?;
             Ok(template)
         })
         .await
@@ -110,7 +110,7 @@ impl Service {
             let mut template = service.own_template(&account, &id)?;
             change(&mut template);
             check(&template)?;
-            service.commit(vec![Change::Put(Record::Template(template.clone()))]).await?;
+            service.commit(vec![Change::Put(Record::Template(Box::new(template.clone())))]).await?;
             Ok(template)
         })
         .await

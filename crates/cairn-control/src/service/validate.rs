@@ -22,7 +22,7 @@ pub(crate) fn name(name: &str, what: &str) -> Result<(), ServiceError> {
 pub(crate) fn mount_path(path: &str) -> Result<(), ServiceError> {
     let fits = path.starts_with('/')
         && path.len() <= PATH_MAX
-        && path.trim_matches('/') != ""
+        && !path.trim_matches('/').is_empty()
         && !path.split('/').any(|part| matches!(part, "." | ".."))
         && !path.chars().any(|letter| letter.is_control() || matches!(letter, ':' | ','));
     let explain = || format!("{path:?} is no path to mount a volume at: write an absolute one, such as /workspace");

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cairn_server::{CatalogueError, NewVolume};
-use cairn_types::VolumeId;
+use cairn_types::{Profile, VolumeId};
 use cairn_wire::admin::VolumeInfo;
 
 use super::access::{Permission, Principal};
@@ -186,6 +186,7 @@ impl Service {
                         inodes_limit: None,
                         data_center: wanted.data_center,
                         chunk_size: CHUNK_SIZE,
+                        profile: Profile::default(),
                     },
                 )
                 .await;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::cli::{Account, Api, ApiKey, ApiRole};
+use crate::cli::{Account, ApiKey, ApiRole, ControlClient};
 use crate::exit_code::{Exit, WithExit};
 use crate::{output, paths, runtime};
 
@@ -125,7 +125,7 @@ fn kind(account: &Value) -> String {
     if account["prepaid"] == true { "prepaid" } else { "metered" }.to_owned()
 }
 
-fn show(api: &Api, account: &Value) -> Result<ExitCode> {
+fn show(api: &ControlClient, account: &Value) -> Result<ExitCode> {
     if api.json {
         return output_json(account);
     }
@@ -148,7 +148,7 @@ fn show(api: &Api, account: &Value) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn key(api: &Api) -> Result<String> {
+fn key(api: &ControlClient) -> Result<String> {
     if let Some(key) = &api.api_key {
         return Ok(key.clone());
     }
@@ -158,7 +158,7 @@ fn key(api: &Api) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-fn ask(api: &Api, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+fn ask(api: &ControlClient, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
     let key = key(api)?;
     runtime::block_on(async {
         match timeout(PATIENCE, request(&api.api, &key, method, path, body)).await {

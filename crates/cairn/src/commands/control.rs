@@ -11,13 +11,13 @@ use cairn_control::http::{HttpLimits, HttpServer};
 use cairn_control::service::{Service, ServiceOptions};
 use cairn_server::Server;
 
-use crate::cli::Http;
+use crate::cli::ControlPlane;
 
 /// The running control plane, or none.
 pub(crate) struct Control(Option<HttpServer>);
 
 impl Control {
-    pub(crate) async fn start(server: &Server, socket: PathBuf, options: &Http) -> Result<Self> {
+    pub(crate) async fn start(server: &Server, socket: PathBuf, options: &ControlPlane) -> Result<Self> {
         let Some(address) = &options.http else { return Ok(Control(None)) };
         let resolved = address
             .to_socket_addrs()
@@ -53,7 +53,7 @@ impl Control {
 async fn container_engine(
     server: &Server,
     socket: PathBuf,
-    options: &Http,
+    options: &ControlPlane,
 ) -> Result<Option<Arc<dyn ContainerEngine>>> {
     let engine = EngineOptions {
         choice: options.engine.into(),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use cairn_server::{Server, ServerConfig, TlsFiles};
 
-use crate::cli::{Http, Serve};
+use crate::cli::{ControlPlane, Serve};
 use crate::commands::control::Control;
 use crate::{paths, runtime};
 
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
 }
 
 /// With the control plane, if it is asked for, until the process shall end.
-async fn serve_apis(server: &Server, socket: PathBuf, options: &Http) -> Result<()> {
+async fn serve_apis(server: &Server, socket: PathBuf, options: &ControlPlane) -> Result<()> {
     let control = Control::start(server, socket, options).await?;
     let reason = runtime::asked_to_stop(true).await?;
     tracing::info!("{reason}: shutting down");

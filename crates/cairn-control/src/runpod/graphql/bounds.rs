@@ -82,6 +82,7 @@ impl<'a> Counter<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -91,9 +92,9 @@ mod tests {
         let mut query = "{ myself { ...f0 } }".to_owned();
         for number in 0..length {
             let next = number + 1;
-            query.push_str(&format!(" fragment f{number} on User {{ ...f{next} ...f{next} }}"));
+            let _ = write!(query, " fragment f{number} on User {{ ...f{next} ...f{next} }}");
         }
-        query.push_str(&format!(" fragment f{length} on User {{ id }}"));
+        let _ = write!(query, " fragment f{length} on User {{ id }}");
         query
     }
 

@@ -298,7 +298,8 @@ pub(super) struct Pod {
     memory_in_gb: u32,
     cost_per_hr: f64,
     adjusted_cost_per_hr: f64,
-    pod_type: String,
+    #[graphql(name = "podType")]
+    rental: String,
     machine_id: String,
     machine: PodMachine,
     runtime: Option<PodRuntime>,
@@ -360,7 +361,7 @@ impl From<PodView> for Pod {
             memory_in_gb: pod.memory_gb,
             cost_per_hr: 0.0,
             adjusted_cost_per_hr: 0.0,
-            pod_type: if pod.interruptible { "INTERRUPTABLE" } else { "RESERVED" }.to_owned(),
+            rental: if pod.interruptible { "INTERRUPTABLE" } else { "RESERVED" }.to_owned(),
             machine_id: input::MACHINE_ID.to_owned(),
             runtime,
             uptime_seconds: view.uptime_s.unwrap_or(0),
