@@ -128,7 +128,7 @@ async fn ready(State(service): State<Arc<Service>>) -> Response {
     if service.ready() {
         axum::Json(json!({ "status": "ready", "containers": service.engine_name() })).into_response()
     } else {
-        let body = json!({ "status": "opening", "detail": "volumes are still being opened" });
+        let body = json!({ "status": "starting", "detail": "volumes and containers are being looked through" });
         (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
     }
 }

@@ -9,7 +9,7 @@ use crate::{admin, runpod};
 
 const OWN: [(&str, &str, &str); 3] = [
     ("get", "/health", "The process answers"),
-    ("get", "/ready", "Whether requests can be served; 503 while volumes are being opened"),
+    ("get", "/ready", "Whether everything from before the start is known again; 503 until then"),
     ("get", "/openapi.json", "This document"),
 ];
 

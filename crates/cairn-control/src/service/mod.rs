@@ -94,6 +94,8 @@ pub struct Service {
     working: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Whether containers were brought in line with their pods since the start.
     engine_seen: std::sync::atomic::AtomicBool,
+    /// Whether the first round of upkeep is over.
+    upkept: std::sync::atomic::AtomicBool,
 }
 
 impl Service {
@@ -122,6 +124,7 @@ impl Service {
             observed: Mutex::new(HashMap::new()),
             working: Mutex::new(HashMap::new()),
             engine_seen: std::sync::atomic::AtomicBool::new(false),
+            upkept: std::sync::atomic::AtomicBool::new(false),
         });
         service.ensure_first_account().await?;
         service.discard_unfinished().await?;
@@ -164,9 +167,9 @@ impl Service {
         self.server.data_path().join("control-key")
     }
 
-    /// Whether requests can be served: every volume of the server is open, or is known to be broken.
+    /// Whether everything from before the start is known again: volumes made without the control plane, and containers.
     pub fn ready(&self) -> bool {
-        self.server.catalogue().all_open(|_| true)
+        self.upkept.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Runs a change alone, to its end even if nobody waits for it any more.

@@ -1,6 +1,7 @@
 //! What happens by itself: time passes, volumes come and go without the control plane, containers end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Service;
@@ -19,6 +20,7 @@ impl Service {
             if round % CONTAINERS_EVERY == 0 {
                 self.reconcile_containers().await;
             }
+            self.upkept.store(true, Ordering::Relaxed);
             tokio::time::sleep(EVERY).await;
         }
     }
