@@ -5,6 +5,7 @@ That files behave the same is the business of every other test, run with CAIRN_T
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -136,3 +137,66 @@ def test_many_waiting_locks_leave_room_for_the_unlocking(lab: harness.Lab, serve
         (mount.path / "other").write_text("others go on")
     for _ in waiting:
         assert had.acquire(timeout=30), "a waiting lock was never had"
+
+
+BURST = """
+import fcntl, os, sys, time
+path, count = sys.argv[1], int(sys.argv[2])
+ready, begin, done, holder = os.pipe(), os.pipe(), os.pipe(), os.pipe()
+
+def member(number):
+    os.sched_setaffinity(0, {0})
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
+    file = os.open(path, os.O_RDWR)
+    if number == count:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    os.write(ready[1], b"r")
+    os.read(holder[0] if number == count else begin[0], 1)
+    fcntl.flock(file, fcntl.LOCK_UN if number == count else fcntl.LOCK_EX)
+    os.write(done[1], b"d")
+
+for number in range(count + 1):
+    if os.fork() == 0:
+        try:
+            member(number)
+        finally:
+            os._exit(0)
+
+def collect(pipe):
+    seen = 0
+    while seen < count + 1:
+        seen += len(os.read(pipe[0], count + 1))
+
+collect(ready)
+os.sched_setaffinity(0, {0})
+os.setpriority(os.PRIO_PROCESS, 0, -20)
+os.write(begin[1], b"g" * count)
+os.write(holder[1], b"g")
+time.sleep(0.5)
+print("begun", flush=True)
+collect(done)
+print("all had it")
+"""
+
+
+def test_a_burst_that_depends_on_its_last_request_ends(lab: harness.Lab, server: harness.Server):
+    """More requests than there are places for come on one CPU before the mount's thread there has its turn, all of
+    them waiting for locks, and what gives the locks back comes behind them."""
+    mount = lab.mount(server, "vol", *URING)
+    path = mount.path / "lock"
+    path.write_bytes(b"")
+    assert mount.process is not None
+    tasks = pathlib.Path(f"/proc/{mount.process.popen.pid}/task").iterdir()
+    ring = next(int(task.name) for task in tasks if (task / "comm").read_text().strip() == "fuse-ring-0")
+    os.setpriority(os.PRIO_PROCESS, ring, 19)
+    program = subprocess.Popen(
+        [sys.executable, "-c", BURST, str(path), "200"], stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )
+    try:
+        assert program.stdout is not None and program.stdout.readline() == "begun\n"
+        os.setpriority(os.PRIO_PROCESS, ring, 0)
+        assert program.communicate(timeout=40)[0] == "all had it\n"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait(30)

@@ -128,6 +128,7 @@ pub(crate) const COMPAT_SETXATTR_IN_SIZE: usize = 8;
 /// Codes of unasked-for messages to the kernel (`enum fuse_notify_code`), sent in `OutHeader::error`.
 pub(crate) mod notify {
     pub(crate) const INVAL_INODE: i32 = 2;
+    pub(crate) const RETRIEVE: i32 = 5;
     pub(crate) const INC_EPOCH: i32 = 8;
 }
 
@@ -340,6 +341,7 @@ wire! {
     struct CopyFileRangeOut { bytes_copied: u64 }
     struct Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
     struct NotifyInvalInodeOut { ino: u64, off: i64, len: i64 }
+    struct NotifyRetrieveOut { unique: u64, ino: u64, offset: u64, size: u32, padding: u32 }
 
     struct UringEntInOut {
         flags: u64,

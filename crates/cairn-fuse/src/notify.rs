@@ -10,6 +10,9 @@ use zerocopy::IntoBytes;
 use crate::abi::{self, notify};
 use crate::device::Device;
 
+/// Number of the request that [`ask_for_a_request`] causes: even, as the kernel's own, and far beyond them.
+const RETRIEVAL: u64 = 1 << 62;
+
 /// The kernel's caches of one mount.
 #[derive(Debug)]
 pub(crate) struct Notifier {
@@ -59,6 +62,13 @@ impl KernelCache for Notifier {
     fn can_expire_entries(&self) -> bool {
         self.can_expire_entries
     }
+}
+
+/// Makes the kernel ask something of the queue of the CPU that this runs on: no byte of
+/// `file`, which must be a regular file that the kernel knows (`FUSE_NOTIFY_REPLY`).
+pub(crate) fn ask_for_a_request(device: &Device, file: u64) -> io::Result<()> {
+    let message = abi::NotifyRetrieveOut { unique: RETRIEVAL, ino: file, offset: 0, size: 0, padding: 0 };
+    notify_kernel(device, notify::RETRIEVE, message.as_bytes())
 }
 
 /// A notification is an answer to request 0 with a code instead of an error.

@@ -3,9 +3,14 @@
 //! A slot is either in the kernel's hands (`Place::Kernel`: empty, waiting for a request) or out (`Place::Out`: its
 //! request is being served). The kernel writes into a slot only while this thread is inside a system call, and only
 //! this thread submits. **A queue is never without a slot in the kernel's hands** for longer than one turn of the
-//! loop: when fewer than [`RESERVE`] are left, more are registered. The reserve is there because requests were seen to
-//! wait for ever where slots were only added once all were out (Linux 6.18; the kernel seems to hand a request that came then to
-//! the next answer, not to a new slot), and an answer may wait for exactly such a request: a lock for its unlocking, a recalled lease for dirty pages to be written.
+//! loop: when fewer than [`RESERVE`] are left, more are registered.
+//!
+//! A request for which there is no slot is queued in the kernel, which hands it to the next answer and never to a new slot
+//! (Linux 6.18). Its answer may be what all others wait for: a lock's unlocking, the writing of dirty pages of a recalled
+//! lease. The kernel takes the slot that it was given last, so one that has been with it for longer than all others is only
+//! taken when no other is left. When that has happened, the kernel is made to ask something that is answered at once
+//! ([`ask_for_a_request`]), again for as long as such an answer brings a queued request. This works for the queue of the
+//! thread's own CPU, by which its messages to the kernel go; that of a CPU which this process may not use has the reserve alone.
 
 use std::io;
 use std::sync::Arc;
@@ -14,10 +19,12 @@ use std::time::{Duration, Instant};
 use cairn_client::api::FileSystem;
 use cairn_types::Errno;
 use io_uring::squeue::Entry128;
-use io_uring::{IoUring, cqueue, opcode, types};
+use io_uring::{IoUring, cqueue, opcode as operation, types};
 
+use crate::abi::opcode;
 use crate::answer::{Answer, Target};
 use crate::device::Device;
+use crate::notify::ask_for_a_request;
 use crate::service::Service;
 use crate::uring::returns::Returns;
 use crate::uring::slot::Slot;
@@ -82,6 +89,18 @@ pub(crate) struct Ring {
     /// Slots beyond `keep` that hold much memory.
     to_discard: Vec<usize>,
     bell_is_polled: bool,
+    /// Number of the queue that is served on its own CPU.
+    own: Option<u16>,
+    /// The kernel has taken the last slot of that queue: requests may be queued.
+    starved: bool,
+    /// Times that a slot was given to the kernel.
+    gifts: u64,
+    /// Of that queue's slots in the kernel's hands, the gift of the one that is there for the longest time.
+    bottom: u64,
+    /// A file that was read, written or locked last: what may be waited for.
+    file: Option<u64>,
+    /// The slot whose answer was to bring a queued request, and whether its turn is over.
+    drawn: Option<(usize, bool)>,
     ended: bool,
 }
 
@@ -113,6 +132,12 @@ impl Ring {
             keep,
             to_discard: Vec::new(),
             bell_is_polled: false,
+            own: plan.cpu,
+            starved: false,
+            gifts: 0,
+            bottom: 0,
+            file: None,
+            drawn: None,
             ended: false,
         })
     }
@@ -126,6 +151,7 @@ impl Ring {
         for index in 0..self.places.len() {
             self.register_slot(device, index)?;
         }
+        self.find_bottom();
         self.uring.submit()?;
         let refused = self.uring.completion().find(|entry| entry.user_data() != BELL && entry.result() < 0);
         refused.map_or(Ok(()), |entry| Err(io::Error::from_raw_os_error(-entry.result())))
@@ -154,6 +180,7 @@ impl Ring {
             self.commit(device, slot);
         }
         self.grow(device)?;
+        self.draw_queued(device);
         self.poll_bell();
         match self.uring.submit_and_wait(1) {
             Ok(_) => {}
@@ -169,8 +196,21 @@ impl Ring {
                 self.completed(service, entry.user_data() as usize, entry.result());
             }
         }
+        self.drawn = self.drawn.and_then(|(index, over)| (!over).then_some((index, true)));
         self.discard();
         Ok(())
+    }
+
+    /// Has the kernel ask something whose answer brings a queued request, if there may be one.
+    fn draw_queued(&mut self, device: &Device) {
+        if !std::mem::take(&mut self.starved) {
+            return;
+        }
+        self.find_bottom();
+        let Some(file) = self.file else { return };
+        if let Err(error) = ask_for_a_request(device, file) {
+            tracing::debug!(%error, file, "the kernel could not be made to ask");
+        }
     }
 
     fn completed<F: FileSystem>(&mut self, service: &Service<F>, index: usize, result: i32) {
@@ -179,6 +219,7 @@ impl Ring {
         let queue = self.queues.iter_mut().find(|queue| queue.number == slot.queue);
         let Some(queue) = queue else { return };
         queue.waiting -= 1;
+        self.starved |= self.own == Some(slot.queue) && slot.given <= self.bottom;
         if result < 0 {
             *place = Place::Dead;
             queue.slots -= 1;
@@ -191,6 +232,15 @@ impl Ring {
                 }
             }
             return;
+        }
+        let header = slot.header();
+        if matches!(header.opcode, opcode::READ | opcode::WRITE | opcode::SETLK | opcode::SETLKW) {
+            self.file = Some(header.nodeid);
+        }
+        if header.opcode == opcode::NOTIFY_REPLY {
+            self.drawn = Some((index, false));
+        } else if self.drawn.is_some_and(|(drawn, _)| drawn == index) {
+            self.starved = true;
         }
         let crowded = queue.slots - queue.waiting > LOCK_WAITS_MAX;
         let request = slot.take_request().and_then(|message| {
@@ -215,7 +265,18 @@ impl Ring {
         }
     }
 
-    fn commit(&mut self, device: &Device, slot: Slot) {
+    /// Finds the slot of the thread's own queue that is with the kernel for the longest time.
+    fn find_bottom(&mut self) {
+        let gifts = self.places.iter().filter_map(|place| match place {
+            Place::Kernel(slot) if self.own == Some(slot.queue) => Some(slot.given),
+            _ => None,
+        });
+        self.bottom = gifts.min().unwrap_or(self.gifts + 1);
+    }
+
+    fn commit(&mut self, device: &Device, mut slot: Slot) {
+        self.gifts += 1;
+        slot.given = self.gifts;
         let index = slot.index;
         if index >= self.keep && slot.is_large() {
             self.to_discard.push(index);
@@ -259,7 +320,9 @@ impl Ring {
     }
 
     fn register_slot(&mut self, device: &Device, index: usize) -> io::Result<()> {
-        let Some(Place::Kernel(slot)) = self.places.get(index) else { return Ok(()) };
+        let Some(Place::Kernel(slot)) = self.places.get_mut(index) else { return Ok(()) };
+        self.gifts += 1;
+        slot.given = self.gifts;
         let buffers = slot.buffers();
         let entry = slot.register(device, &buffers);
         self.push(entry);
@@ -285,7 +348,7 @@ impl Ring {
             return;
         }
         self.bell_is_polled = true;
-        let poll = opcode::PollAdd::new(types::Fd(self.returns.bell()), libc::POLLIN as u32).multi(true);
+        let poll = operation::PollAdd::new(types::Fd(self.returns.bell()), libc::POLLIN as u32).multi(true);
         self.push(poll.build().user_data(BELL).into());
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Slot {
     pub(crate) index: usize,
     /// The kernel's queue: the number of a CPU.
     pub(crate) queue: u16,
+    /// Which of the ring's gifts to the kernel gave it away last.
+    pub(crate) given: u64,
     /// How the request that is in it must be referred to.
     commit_id: u64,
     /// Bytes of payload that the request or its answer took, the longer of the two.
@@ -64,7 +66,7 @@ impl Slot {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Slot { memory, index, queue, commit_id: 0, touched: 0 })
+        Ok(Slot { memory, index, queue, given: 0, commit_id: 0, touched: 0 })
     }
 
     fn bytes(&self) -> &[u8] {
