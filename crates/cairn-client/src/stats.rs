@@ -71,6 +71,8 @@ counters!(
     disk_cache_damaged,
     /// Bytes that the disk cache takes on the disk.
     disk_cache_bytes,
+    /// Bytes of files that somebody asked to have in the disk cache (`cairn warm`), and are there.
+    bytes_warmed,
     /// Small files whose contents were fetched along with another's.
     files_read_ahead,
     /// Bytes sent to the server.

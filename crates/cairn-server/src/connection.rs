@@ -272,7 +272,15 @@ async fn serve_one(service: Arc<Service>, correlation: u64, request: Request, bu
         response = Err(Failure { errno: Errno::EINVAL, message: "the answer is too large: ask for less".to_owned() });
         bulk.clear();
     }
-    service.shared.counters.count_request(kind, begin.elapsed(), response.is_err());
+    let took = begin.elapsed();
+    service.shared.counters.count_request(kind, took, response.is_err());
+    tracing::debug!(
+        request = correlation,
+        ?kind,
+        microseconds = took.as_micros() as u64,
+        failed = response.is_err(),
+        "request served"
+    );
     let mut sent = service.writer.send(FrameKind::Response, correlation, &response, &bulk).await;
     if let Err(FrameError::Codec(error)) = &sent {
         // Nothing has been written yet: the peer can be told.

@@ -115,7 +115,9 @@ impl ArchiveSink {
                 Box::new(tar_archive::Tar::new(&path, packed))
             }
             Format::TarZst => {
-                let packed = zstd::stream::write::Encoder::new(file, ZSTD_LEVEL).during("create", &unfinished)?;
+                let mut packed = zstd::stream::write::Encoder::new(file, ZSTD_LEVEL).during("create", &unfinished)?;
+                // Without one, a reader does not notice bits that have flipped.
+                packed.include_checksum(true).during("create", &unfinished)?;
                 Box::new(tar_archive::Tar::new(&path, packed))
             }
             Format::Zip => Box::new(zip_archive::Zip::new(&path, file)),

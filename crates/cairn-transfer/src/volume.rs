@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cairn_client::Volume;
-use cairn_client::api::{Caller, Entry, FileSystem, Handle, Lookup, SeekTarget, WriteFlags};
+use cairn_client::api::{Caller, DirEntry, Entry, FileSystem, Handle, Lookup, SeekTarget, WriteFlags};
 use cairn_types::{
     Attr, AttrChange, AttrFlags, Errno, FileKind, FsResult, Ino, LockOwner, Name, NewNode, Timestamp, XattrMode,
 };
@@ -171,13 +171,37 @@ async fn list(volume: Volume, folder: Ino) -> FsResult<Vec<(Bytes, Attr)>> {
             Ok(entries) if entries.is_empty() => break Ok(()),
             Ok(entries) => {
                 cursor = entries.last().map_or(cursor, |entry| entry.cursor);
-                found.extend(entries.into_iter().filter_map(|entry| Some((entry.name, entry.entry?.attr))));
+                let named = entries.into_iter().filter(|entry| !matches!(&*entry.name, b"." | b".."));
+                if let Err(errno) = take_attributes(&volume, named, &mut found).await {
+                    break Err(errno);
+                }
             }
             Err(errno) => break Err(errno),
         }
     };
     volume.release_dir(handle);
     outcome.map(|()| found)
+}
+
+/// Adds the entries with their attributes, which a listing leaves out where another mount holds the node.
+async fn take_attributes(
+    volume: &Volume,
+    entries: impl Iterator<Item = DirEntry>,
+    found: &mut Vec<(Bytes, Attr)>,
+) -> FsResult<()> {
+    for DirEntry { name, ino, entry, .. } in entries {
+        let attr = match entry {
+            Some(entry) => entry.attr,
+            None => match volume.getattr(ino).await {
+                Ok(reply) => reply.attr,
+                // Removed since it was listed.
+                Err(Errno::ENOENT | Errno::ESTALE) => continue,
+                Err(errno) => return Err(errno),
+            },
+        };
+        found.push((name, attr));
+    }
+    Ok(())
 }
 
 type Piece = Result<(u64, Bytes), TransferError>;

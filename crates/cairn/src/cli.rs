@@ -33,8 +33,18 @@ pub(crate) struct Cli {
     /// What to log: error, warn, info, debug, trace, or a filter such as `cairn_client=debug`.
     #[arg(long, global = true, env = "CAIRN_LOG", default_value = "info", value_name = "FILTER")]
     pub(crate) log: String,
+    /// How to log: lines for people, or one JSON object a line.
+    #[arg(long, global = true, env = "CAIRN_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -518,6 +528,9 @@ pub(crate) struct TransferTuning {
     /// Files that are copied at the same time.
     #[arg(long, env = "CAIRN_JOBS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "COUNT")]
     pub(crate) jobs: u16,
+    /// Print JSON: what was copied, and the counters of the session.
+    #[arg(long, env = "CAIRN_JSON")]
+    pub(crate) json: bool,
     /// Do not read the copy again to compare it with what was read.
     #[arg(long, env = "CAIRN_NO_VERIFY")]
     pub(crate) no_verify: bool,

@@ -43,7 +43,7 @@ fn run() -> Result<ExitCode> {
         command = config::apply(command, &table)?;
     }
     let cli = Cli::from_arg_matches(&command.try_get_matches_from(&arguments)?)?;
-    logging::start(&cli.log);
+    logging::start(&cli.log, cli.log_format);
     match cli.command {
         Command::Dev(options) => commands::dev::run(&options),
         Command::Serve(options) => commands::serve::run(&options),

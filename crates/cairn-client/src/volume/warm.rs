@@ -10,6 +10,7 @@ use cairn_types::{Errno, FsResult, Ino, LeaseMode};
 use super::{Shared, WARM_ATTRIBUTE};
 use crate::cache::disk::DiskCache;
 use crate::cache::fetch::Want;
+use crate::stats::add;
 
 /// Blocks that are fetched together: few enough to wait in the disk cache's queue.
 const RUN: usize = 64;
@@ -50,7 +51,9 @@ impl Shared {
             }
         }
         missing.retain(|want| disk.find(*want).is_none());
-        Ok(format!("{}/{all}/{}", all - bytes(&missing), disk.limit()).into())
+        let warm = all - bytes(&missing);
+        add(&self.counters.bytes_warmed, warm);
+        Ok(format!("{warm}/{all}/{}", disk.limit()).into())
     }
 
     async fn warm_run(self: &Arc<Self>, run: &[Want]) -> FsResult<()> {

@@ -2,6 +2,7 @@
 //!
 //! Copying and comparing are `cairn_transfer`'s; here are sessions, the progress bar and sentences.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -14,13 +15,15 @@ use cairn_transfer::volume::{VolumeSink, VolumeTree};
 use cairn_transfer::{Format, Progress, Source, TransferError, pump, verify};
 use cairn_wire::handshake::MountInfo;
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
+use serde_json::json;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::cli::{Export, Import, TransferTuning};
 use crate::commands::mounted;
 use crate::exit_code::{Exit, WithExit};
 use crate::size::Size;
-use crate::{connect, paths, runtime};
+use crate::{connect, output, paths, runtime};
 
 /// How long writing what is buffered may take at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(600);
@@ -40,7 +43,7 @@ pub(crate) fn import(options: &Import) -> Result<ExitCode> {
             transfer.run("verifying", None, |progress| verify(&copy, &copied, transfer.jobs, progress))
         })?;
     }
-    transfer.tell(&options.target);
+    transfer.tell(&options.target)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -70,7 +73,7 @@ pub(crate) fn export(options: &Export) -> Result<ExitCode> {
         let total = copy.total_bytes();
         transfer.run("verifying", total, |progress| verify(copy.as_ref(), &copied, transfer.jobs, progress))?;
     }
-    transfer.tell(&target.display().to_string());
+    transfer.tell(&target.display().to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -114,6 +117,8 @@ struct Transfer {
     started: Instant,
     /// Of the copying, for the last sentence.
     progress: Progress,
+    /// Of its sessions, added up.
+    counters: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Transfer {
@@ -126,6 +131,7 @@ impl Transfer {
             verifies: !tuning.no_verify,
             started: Instant::now(),
             progress: Progress::default(),
+            counters: Mutex::default(),
         })
     }
 
@@ -152,6 +158,9 @@ impl Transfer {
         let volume =
             self.runtime.block_on(Volume::open(session, options, self.handle())).map_err(connect::open_volume_error)?;
         let outcome = work(&volume);
+        for (name, value) in volume.stats().list() {
+            *self.counters.lock().entry(name).or_default() += value;
+        }
         let closed = self.runtime.block_on(volume.close(CLOSE_LIMIT));
         let result = outcome?;
         closed.context("the volume could not be closed in good order")?;
@@ -181,8 +190,15 @@ impl Transfer {
         Ok(outcome?)
     }
 
-    fn tell(&self, target: &str) {
+    fn tell(&self, target: &str) -> Result<()> {
         let seconds = self.started.elapsed().as_secs_f64();
+        if self.tuning.json {
+            return output::json(&json!({
+                "target": target, "files": self.progress.files(), "bytes": self.progress.bytes(),
+                "kept": self.progress.kept(), "seconds": seconds, "verified": self.verifies,
+                "counters": *self.counters.lock(),
+            }));
+        }
         let kept = match self.progress.kept() {
             0 => String::new(),
             kept => format!(", {kept} of them there already"),
@@ -190,6 +206,7 @@ impl Transfer {
         let verified = if self.verifies { ", verified" } else { "" };
         let (files, bytes) = (self.progress.files(), Size(self.progress.bytes()));
         println!("{files} files, {bytes}{kept}, in {seconds:.1} s{verified}: {target}");
+        Ok(())
     }
 }
 
