@@ -92,7 +92,9 @@ class Namespaces:
         return process
 
     def run(self, script: str, limit: float = 120) -> str:
-        """To its end; the first command that fails is told with all its output."""
+        """To its end; the first command that fails is told with all its output. What is exported stays for later ones."""
+        exports = self.folder / "exports"
+        script = f"set +x; [ ! -e {exports} ] || . {exports}; set -x\n{script}\n{{ set +x; }} 2>/dev/null; export -p > {exports}"
         result = subprocess.run(
             [*self._enter(), "bash", "-euo", "pipefail", "-x", "-c", script], stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=limit, check=False,
@@ -124,7 +126,8 @@ def run_page(namespaces: Namespaces, page: pathlib.Path, build=lambda _: None) -
             source.write_text(block.text, encoding="utf-8")
             namespaces.run(f"mkdir -p $(dirname {target}) && cp {source} {target}")
         elif block.kind == "server":
-            namespaces.start(f"server-{block.line}", block.text.strip(), r"^listening on .*sock")
+            ready = r"^control plane on" if "--http" in block.text else r"^listening on unix"
+            namespaces.start(f"server-{block.line}", block.text.strip(), ready)
         elif block.kind == "build":
             build(block)
         elif block.kind == "run":

@@ -16,7 +16,7 @@ def workers(lab, server):
         yield coldstart.Workers(plugin, podman, shards=2, shard_mb=8, small_files=200, small_kb=8)
 
 
-@pytest.mark.parametrize("profile", [None])
+@pytest.mark.parametrize("profile", [None, "runpod-standard"])
 def test_the_second_start_finds_the_model(workers, server, profile):
     workers.create_volume("models", profile)
     for mode, brought in (("plain", "load"), ("cache", "hydrate")):

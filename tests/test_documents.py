@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -59,7 +60,8 @@ def namespaces(lab: harness.Lab):
     (lab.root / "docker-config").mkdir()
     (lab.root / "docker-config" / "config.json").write_text("{}")
     environment = {
-        "PATH": f"{programs}:{os.environ['PATH']}",
+        # Also `python3`, with the client of the emulated cloud.
+        "PATH": f"{programs}:{sys.prefix}/bin:{os.environ['PATH']}",
         "DOCKER_HOST": "unix:///run/docker/docker.sock",
         "DOCKER_CONFIG": str(lab.root / "docker-config"),
         "DOCKER_BUILDKIT": "0",
@@ -107,4 +109,10 @@ def build_image(namespaces: documents.Namespaces, block: documents.Block) -> Non
 @pytest.mark.limit(400)
 def test_the_page_about_containers(namespaces):
     documents.run_page(namespaces, DOCS / "containers.md", lambda block: build_image(namespaces, block))
-    assert "cairn" not in namespaces.run("docker ps --all --format '{{.Image}}'").split("+")[0]
+    namespaces.run('test -z "$(docker ps --all --quiet)$(podman ps --all --quiet)$(docker volume ls --quiet)"')
+
+
+@pytest.mark.limit(400)
+def test_the_page_about_the_emulated_cloud(namespaces):
+    documents.run_page(namespaces, DOCS / "runpod.md")
+    namespaces.run('until [ -z "$(podman ps --all --quiet)" ]; do sleep 0.2; done', limit=30)

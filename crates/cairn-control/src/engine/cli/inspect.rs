@@ -102,6 +102,16 @@ fn ports((port, bindings): (String, Option<Vec<Binding>>)) -> Vec<PublishedPort>
     bindings.unwrap_or_default().into_iter().filter_map(published).collect()
 }
 
+/// The name with its registry: what has none is of the registry that Docker and the emulated clouds take for granted, which
+/// Podman does not.
+pub(super) fn full_name(image: &str) -> String {
+    match image.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => image.to_owned(),
+        Some(_) => format!("docker.io/{image}"),
+        None => format!("docker.io/library/{image}"),
+    }
+}
+
 /// Whether a complaint says that there is no such container.
 pub(super) fn says_unknown(complaint: &str) -> bool {
     let complaint = complaint.to_lowercase();
@@ -150,6 +160,20 @@ mod tests {
         assert!(found[1].volumes.is_empty());
         assert_eq!(read("[]\n").expect("read"), []);
         assert_eq!(read("").expect("read"), []);
+    }
+
+    #[test]
+    fn images_have_their_registry() {
+        for (image, full) in [
+            ("alpine", "docker.io/library/alpine"),
+            ("alpine:3", "docker.io/library/alpine:3"),
+            ("runpod/pytorch:2.4", "docker.io/runpod/pytorch:2.4"),
+            ("localhost/box", "localhost/box"),
+            ("registry.example/team/image", "registry.example/team/image"),
+            ("host:5000/image", "host:5000/image"),
+        ] {
+            assert_eq!(full_name(image), full);
+        }
     }
 
     #[test]

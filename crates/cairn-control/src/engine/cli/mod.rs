@@ -126,16 +126,20 @@ impl CliEngine {
         Err(EngineError::Refused(complaint))
     }
 
-    /// Makes sure that the image is here; fetches it otherwise.
-    async fn fetch(&self, image: &str) -> Result<(), EngineError> {
-        let here = self.ask(words(&["image", "inspect", "--format", "{{.Id}}", "--", image]), LIMIT).await?;
-        if here.status.success() {
-            return Ok(());
+    /// Makes sure that the image is here and fetches it otherwise; the name by which the engine knows it.
+    async fn fetch(&self, image: &str) -> Result<String, EngineError> {
+        let names = [image.to_owned(), inspect::full_name(image)];
+        for name in &names {
+            let here = self.ask(words(&["image", "inspect", "--format", "{{.Id}}", "--", name]), LIMIT).await?;
+            if here.status.success() {
+                return Ok(name.clone());
+            }
         }
-        tracing::info!(image, "fetching the image");
-        let fetched = self.ask(words(&["pull", "--quiet", "--", image]), PULL_LIMIT).await?;
+        let [_, name] = names;
+        tracing::info!(image = name, "fetching the image");
+        let fetched = self.ask(words(&["pull", "--quiet", "--", &name]), PULL_LIMIT).await?;
         if fetched.status.success() {
-            return Ok(());
+            return Ok(name);
         }
         Err(EngineError::Image { image: image.to_owned(), reason: fetched.complaint() })
     }
@@ -228,7 +232,7 @@ impl ContainerEngine for CliEngine {
 
     async fn start(&self, pod: &PodSpec) -> Result<ContainerId, EngineError> {
         arguments::check(pod, &[])?;
-        self.fetch(&pod.image).await?;
+        let pod = &PodSpec { image: self.fetch(&pod.image).await?, ..pod.clone() };
         let _change = self.changes.read().await;
         let volumes: Vec<VolumeId> = pod.mounts.iter().map(|mount| mount.volume.clone()).collect();
         let directories = self.hold(&pod.pod_id, &volumes).await?;
@@ -262,7 +266,13 @@ impl ContainerEngine for CliEngine {
             return Ok(());
         }
         self.hold(&known.pod, &known.volumes).await?;
-        let started = self.ask_about(container, words(&["start", "--", &container.0]), START_LIMIT).await;
+        let start = || self.ask_about(container, words(&["start", "--", &container.0]), START_LIMIT);
+        let mut started = start().await;
+        if matches!(started, Err(EngineError::Refused(_))) {
+            // A stop that was broken off half way, by the server's own end, leaves it neither running nor stopped.
+            self.ask_about(container, words(&["stop", "-t", "0", "--", &container.0]), LIMIT).await?;
+            started = start().await;
+        }
         if started.is_err() {
             self.release(&known.pod, &known.volumes).await;
         }
