@@ -70,13 +70,23 @@ impl PackFiles {
         self.open.lock().files.remove(&pack);
     }
 
-    /// Removes the pack's file. That it is gone already is no error.
+    /// Removes the pack's file and gives its space back, even if somebody else has it open. That it is gone already is
+    /// no error.
     pub(crate) fn remove(&self, pack: PackId) -> io::Result<()> {
         self.close(pack);
-        match std::fs::remove_file(self.path(pack)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        let path = self.path(pack);
+        let file = OpenOptions::new().write(true).open(&path);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        // After the name is gone: a crash in between leaves no pack that seems to be cut.
+        if let Ok(file) = file
+            && let Err(error) = file.set_len(0)
+        {
+            tracing::warn!(%pack, %error, "the space of a deleted pack comes back when nobody has it open any more");
+        }
+        Ok(())
     }
 
     fn keep(&self, pack: PackId, file: &Arc<File>) {

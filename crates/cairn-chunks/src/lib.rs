@@ -38,7 +38,7 @@ pub use append::NewBlob;
 pub use compact::{Compaction, Move};
 pub use error::{ChunkError, Poison, Problem, ProblemKind};
 pub use place::{BlobPlace, PackId};
-pub use read::ReadBlob;
+pub use read::{LocatedBlob, ReadBlob};
 pub use reclaim::{Freed, PackStats};
 pub use recover::{Cut, FoundBlob, Recovery};
 pub use scan::{Scan, ScanItem, ScannedRecord};

@@ -41,7 +41,41 @@ impl ReadBlob {
     }
 }
 
+/// Where part of a blob lies in the file of its pack, for somebody who reads it without this store
+/// ([`PackStore::open_pack_file`]). What is read there may have been freed since: it is good if it matches the checksums.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocatedBlob {
+    /// Of the part's first byte in the file.
+    pub position: u64,
+    /// In bytes: the range that was asked for, widened to whole check blocks.
+    pub length: u32,
+    /// Where the part begins in the blob; a multiple of [`CHECK_BLOCK`].
+    pub data_offset: u32,
+    /// One for each block.
+    pub checksums: Vec<u32>,
+}
+
 impl PackStore {
+    /// Says where bytes `range` of a blob lie, reading its header alone.
+    ///
+    /// # Errors
+    /// As for [`PackStore::read`].
+    pub fn locate(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<LocatedBlob, ChunkError> {
+        self.guarded(blob, place, &range, || {
+            let prefix = prefix_len(place.payload_len);
+            let head = self.read_from_pack(blob, place, 0, prefix)?;
+            self.check_header(blob, place, &head)?;
+            let data = widened(&range, place.payload_len);
+            let checksums = checksums_of(&head, place.payload_len, &data);
+            Ok(LocatedBlob {
+                position: place.offset + prefix as u64 + u64::from(data.start),
+                length: data.end - data.start,
+                data_offset: data.start,
+                checksums,
+            })
+        })
+    }
+
     /// Reads bytes `range` of a blob without verifying them; see [`ReadBlob`].
     ///
     /// # Errors
@@ -124,6 +158,17 @@ impl PackStore {
         place: &BlobPlace,
         range: Range<u32>,
     ) -> Result<(RecordHeader, ReadBlob), ChunkError> {
+        self.guarded(blob, place, &range, || self.fetch_record(blob, place, &range))
+    }
+
+    /// Refuses what cannot be read, and what was freed before or during `read`.
+    fn guarded<T>(
+        &self,
+        blob: BlobId,
+        place: &BlobPlace,
+        range: &Range<u32>,
+        read: impl FnOnce() -> Result<T, ChunkError>,
+    ) -> Result<T, ChunkError> {
         if !place.is_possible() {
             return Err(ChunkError::ImpossiblePlace(*place));
         }
@@ -132,7 +177,7 @@ impl PackStore {
         }
         let gone = || ChunkError::Gone { blob, pack: place.pack };
         let pack = self.pack(place.pack).map_err(|_| gone())?;
-        let outcome = self.fetch_record(blob, place, range);
+        let outcome = read();
         // Only now: what was read before the place was given back is good, what was read after may be zeros.
         if pack.is_gone(place) {
             // The file may have been opened just before it was deleted; the descriptor must not keep its space.
@@ -146,45 +191,63 @@ impl PackStore {
         &self,
         blob: BlobId,
         place: &BlobPlace,
-        range: Range<u32>,
+        range: &Range<u32>,
     ) -> Result<(RecordHeader, ReadBlob), ChunkError> {
-        let damaged = |kind| ChunkError::Damaged(self.problem(place, blob, kind));
-        let io = |error: io::Error| ChunkError::io("cannot read", &self.files.path(place.pack))(error);
-        let file = self.files.get(place.pack).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => damaged(ProblemKind::MissingFile),
-            _ => io(error),
-        })?;
-
-        let first_block = range.start / CHECK_BLOCK;
-        let data_start = first_block * CHECK_BLOCK;
-        let block_end = range.end.next_multiple_of(CHECK_BLOCK).min(place.payload_len);
-        let data_end = if range.is_empty() { data_start } else { block_end };
-        let data_len = (data_end - data_start) as usize;
+        let wanted = widened(range, place.payload_len);
+        let data_len = wanted.len();
         let prefix = prefix_len(place.payload_len);
-        let (head, data) = if data_start <= READ_THROUGH {
-            let head = sys::read_at(&file, place.offset, prefix + data_end as usize).map_err(io)?;
-            let head = Bytes::from(head);
-            let data = head.slice(head.len().min(prefix + data_start as usize)..);
+        let (head, data) = if wanted.start <= READ_THROUGH {
+            let head = self.read_from_pack(blob, place, 0, prefix + wanted.end as usize)?;
+            let data = head.slice(head.len().min(prefix + wanted.start as usize)..);
             (head.slice(..head.len().min(prefix)), data)
         } else {
-            let head = sys::read_at(&file, place.offset, prefix).map_err(io)?;
-            let data_at = place.offset + prefix as u64 + u64::from(data_start);
-            (head.into(), sys::read_at(&file, data_at, data_len).map_err(io)?.into())
+            let head = self.read_from_pack(blob, place, 0, prefix)?;
+            (head, self.read_from_pack(blob, place, prefix as u64 + u64::from(wanted.start), data_len)?)
         };
+        let header = self.check_header(blob, place, &head)?;
+        if data.len() < data_len {
+            return Err(ChunkError::Damaged(self.problem(place, blob, ProblemKind::CutRecord)));
+        }
+        let checksums = checksums_of(&head, header.payload_len, &wanted);
+        Ok((header, ReadBlob { data, checksums, data_offset: wanted.start }))
+    }
 
-        let header = parse_record_header(&head).map_err(|error| match error {
-            FormatError::Truncated { .. } if head.len() < prefix => damaged(ProblemKind::CutRecord),
+    /// Up to `length` bytes from `offset` of a record on: fewer only where the file ends.
+    fn read_from_pack(&self, blob: BlobId, place: &BlobPlace, offset: u64, length: usize) -> Result<Bytes, ChunkError> {
+        let io = |error: io::Error| ChunkError::io("cannot read", &self.files.path(place.pack))(error);
+        let file = self.files.get(place.pack).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ChunkError::Damaged(self.problem(place, blob, ProblemKind::MissingFile)),
+            _ => io(error),
+        })?;
+        sys::read_at(&file, place.offset + offset, length).map(Bytes::from).map_err(io)
+    }
+
+    /// Whether `head` is the header of this blob's record.
+    fn check_header(&self, blob: BlobId, place: &BlobPlace, head: &[u8]) -> Result<RecordHeader, ChunkError> {
+        let damaged = |kind| ChunkError::Damaged(self.problem(place, blob, kind));
+        let header = parse_record_header(head).map_err(|error| match error {
+            FormatError::Truncated { .. } if head.len() < prefix_len(place.payload_len) => {
+                damaged(ProblemKind::CutRecord)
+            }
             _ => damaged(ProblemKind::BadRecordHeader),
         })?;
         if header.blob != blob || header.payload_len != place.payload_len {
             return Err(damaged(ProblemKind::OtherRecord { found: header.blob }));
         }
-        if data.len() < data_len {
-            return Err(damaged(ProblemKind::CutRecord));
-        }
-        let blocks = data_len.div_ceil(CHECK_BLOCK as usize);
-        let checksums = parse_checksums(&head, header.payload_len);
-        let checksums = checksums.into_iter().skip(first_block as usize).take(blocks).collect();
-        Ok((header, ReadBlob { data, checksums, data_offset: data_start }))
+        Ok(header)
     }
+}
+
+/// The whole check blocks in which `range` lies; nothing for an empty range.
+fn widened(range: &Range<u32>, payload_len: u32) -> Range<u32> {
+    let start = range.start - range.start % CHECK_BLOCK;
+    let end = if range.is_empty() { start } else { range.end.next_multiple_of(CHECK_BLOCK).min(payload_len) };
+    start..end
+}
+
+/// The checksums of the blocks `data` in a record's header.
+fn checksums_of(head: &[u8], payload_len: u32, data: &Range<u32>) -> Vec<u32> {
+    let first = (data.start / CHECK_BLOCK) as usize;
+    let count = data.len().div_ceil(CHECK_BLOCK as usize);
+    parse_checksums(head, payload_len).into_iter().skip(first).take(count).collect()
 }

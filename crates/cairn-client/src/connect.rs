@@ -2,14 +2,23 @@
 //!
 //! Knows nothing of sessions: whoever calls decides whether and when to try again.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use cairn_wire::handshake::HelloReply;
 use cairn_wire::{
     FrameKind, FrameLimits, FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST, Purpose,
     Refusal, Welcome,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use parking_lot::Mutex;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::address::{ConnectOptions, ServerAddress, split_host_port};
@@ -20,6 +29,45 @@ const SOFTWARE: &str = concat!("cairn/", env!("CARGO_PKG_VERSION"));
 
 pub(crate) type Reader = FrameReader<Box<dyn AsyncRead + Send + Sync + Unpin>>;
 pub(crate) type Writer = FrameWriter<Box<dyn AsyncWrite + Send + Sync + Unpin>>;
+
+/// Descriptors that came and were not taken yet, oldest first.
+pub(crate) type Descriptors = Arc<Mutex<VecDeque<OwnedFd>>>;
+
+/// The reading half of a Unix socket that keeps the descriptors which come with the bytes.
+struct DescriptorReader {
+    stream: OwnedReadHalf,
+    descriptors: Descriptors,
+}
+
+impl AsyncRead for DescriptorReader {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let stream: &UnixStream = self.stream.as_ref();
+        loop {
+            ready!(stream.poll_read_ready(context))?;
+            let received = stream.try_io(Interest::READABLE, || {
+                // Room for one: more are closed by the kernel.
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = RecvAncillaryBuffer::new(&mut space);
+                let mut pieces = [IoSliceMut::new(buffer.initialize_unfilled())];
+                let received = recvmsg(stream, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                        self.descriptors.lock().extend(descriptors);
+                    }
+                }
+                Ok(received.bytes)
+            });
+            match received {
+                Ok(bytes) => {
+                    buffer.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
 
 /// A connection that the server has welcomed.
 pub(crate) struct Connection {
@@ -52,6 +100,31 @@ pub(crate) async fn connect(options: &ConnectOptions, purpose: Purpose) -> Resul
             address: options.address.to_string(),
             reason: format!("no answer within {:?}", options.connect_timeout),
         }),
+    }
+}
+
+/// As [`connect`], over the server's Unix socket, with the descriptors that the server sends along with its answers. Whoever
+/// has read an answer finds its descriptors.
+pub(crate) async fn connect_with_descriptors(
+    options: &ConnectOptions,
+    purpose: Purpose,
+) -> Result<(Connection, Descriptors), OpenError> {
+    let address = options.address.to_string();
+    let unreachable = |reason: String| OpenError::Unreachable { address: address.clone(), reason };
+    let ServerAddress::Unix(path) = &options.address else {
+        return Err(unreachable("descriptors come by a Unix socket alone".to_owned()));
+    };
+    let attempt = async {
+        let stream = UnixStream::connect(path).await.map_err(|error| unreachable(error.to_string()))?;
+        let (read, write) = stream.into_split();
+        let descriptors = Descriptors::default();
+        let read = DescriptorReader { stream: read, descriptors: Arc::clone(&descriptors) };
+        let connection = shake_hands(options, purpose, Box::new(read), Box::new(write)).await?;
+        Ok((connection, descriptors))
+    };
+    match tokio::time::timeout(options.connect_timeout, attempt).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(unreachable(format!("no answer within {:?}", options.connect_timeout))),
     }
 }
 

@@ -6,6 +6,8 @@
 pub mod address;
 pub mod admin;
 pub mod api;
+#[doc(hidden)]
+pub mod benchmarks;
 mod cache;
 mod connect;
 mod directory;

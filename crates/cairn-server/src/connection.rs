@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout};
 use crate::admin;
 use crate::connections::{Ending, Registration};
 use crate::greeting::{Attachment, GreetingError, Peer, Role, greet};
+use crate::handover::{self, HandoverEnd};
 use crate::keys::Access;
 use crate::link::{LinkReader, LinkWriter, ReadError};
 use crate::metrics::RequestKind;
@@ -34,7 +35,7 @@ use crate::volume::{PushReceiver, Volume};
 
 /// Bytes in flight are counted in units of so many, because a semaphore counts in 32 bits.
 const BYTES_UNIT: usize = 1024;
-/// Most ranges of one `ReadBlobs`: each is widened to whole check blocks, so a small request could ask for very much.
+/// Most ranges of one `ReadBlobs` or `LocateBlobs`: each is widened to whole check blocks, so a small request could ask for very much.
 const RANGES_MAX: usize = 4096;
 /// Time for the last bytes of a connection that the server ends.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -44,12 +45,15 @@ pub(crate) async fn run(
     shared: Arc<Shared>,
     (read, write): (ReadHalf, WriteHalf),
     mut registration: Registration,
-    peer: Peer,
+    mut peer: Peer,
     deadline: Instant,
 ) {
     let mut reader = LinkReader::new(read, &shared.config.limits);
     let writer = LinkWriter::new(write, &shared.config.limits);
-    let end = match greet(&shared, &mut reader, &writer, &mut registration, &peer, deadline).await {
+    let greeted = greet(&shared, &mut reader, &writer, &mut registration, &peer, deadline).await;
+    // Whoever needs it has a share by now; others keep no second descriptor.
+    peer.socket = None;
+    let end = match greeted {
         Ok(role) => serve(&shared, reader, &writer, registration, role).await,
         Err(error) => End::NotLetIn(error),
     };
@@ -73,6 +77,15 @@ enum End {
     ServerStops,
     #[error("the volume ended the session")]
     Released,
+}
+
+impl From<Ending> for End {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::KeyRevoked => End::KeyRevoked,
+            Ending::ServerStops | Ending::No => End::ServerStops,
+        }
+    }
 }
 
 /// Logs the end as loudly as it deserves, and counts it.
@@ -149,6 +162,16 @@ async fn serve(
             (target, Some((attachment, pushes)))
         }
         Role::Data { volume, session } => (Target::Data(volume, session), None),
+        Role::Packs { volume, socket } => {
+            return tokio::select! {
+                biased;
+                ending = registration.ended() => End::from(ending),
+                end = handover::serve(&volume, &socket, &mut reader) => match end {
+                    HandoverEnd::Read(error) => End::Read(error),
+                    HandoverEnd::Send(_) => End::Write,
+                },
+            };
+        }
         Role::Admin(access) => (Target::Admin(access), None),
     };
     let service = Arc::new(Service {
@@ -168,10 +191,7 @@ async fn serve(
         let mut ended = pin!(registration.ended());
         tokio::select! {
             biased;
-            ending = &mut ended => match ending {
-                Ending::KeyRevoked => End::KeyRevoked,
-                Ending::ServerStops | Ending::No => End::ServerStops,
-            },
+            ending = &mut ended => End::from(ending),
             () = service.broken.notified() => End::Write,
             () = service.released.notified() => End::Released,
             end = read_requests(&service, &mut reader) => end,
@@ -302,12 +322,17 @@ async fn answer(service: &Service, correlation: u64, request: Request, bulk: Byt
         }
         (Target::Admin(_), _) => refuse(Errno::EINVAL, "this connection is for administration only"),
         (_, Request::Admin(_)) => refuse(Errno::EPERM, "administration takes a connection of its own"),
-        (Target::Data(..) | Target::Control(..), Request::ReadBlobs(ranges)) if asks_too_much(&ranges) => {
+        (Target::Data(..) | Target::Control(..), Request::ReadBlobs(ranges) | Request::LocateBlobs(ranges))
+            if asks_too_much(&ranges) =>
+        {
             refuse(Errno::EINVAL, "more bytes were asked for than one answer can carry")
         }
         (
             Target::Data(volume, session),
-            request @ (Request::PutBlobs(_) | Request::ReadBlobs(_) | Request::ReportDamage { .. }),
+            request @ (Request::PutBlobs(_)
+            | Request::ReadBlobs(_)
+            | Request::LocateBlobs(_)
+            | Request::ReportDamage { .. }),
         ) => volume.handle(*session, correlation, request, bulk).await,
         (Target::Data(..), _) => refuse(Errno::EINVAL, "this connection is for file content only"),
         (Target::Control(volume, session), request) => volume.handle(*session, correlation, request, bulk).await,

@@ -3,6 +3,7 @@
 //! Nothing is believed here before it is checked, and nothing large is read. A peer that is not let in gets one sentence that
 //! says why and what to do.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cairn_types::SessionId;
@@ -26,6 +27,9 @@ pub(crate) struct Peer {
     /// For logs and `cairn status`.
     pub(crate) name: String,
     pub(crate) trust: Trust,
+    /// The connection itself, if descriptors may be sent over it: a Unix socket to somebody who may read the server's
+    /// files anyway.
+    pub(crate) socket: Option<Arc<OwnedFd>>,
 }
 
 /// What a peer may do without a key.
@@ -54,8 +58,19 @@ impl Drop for Attachment {
 
 /// What a connection is for, once it was let in.
 pub(crate) enum Role {
-    Control { attachment: Attachment, pushes: PushReceiver },
-    Data { volume: Arc<Volume>, session: SessionId },
+    Control {
+        attachment: Attachment,
+        pushes: PushReceiver,
+    },
+    Data {
+        volume: Arc<Volume>,
+        session: SessionId,
+    },
+    /// Descriptors of the volume's packs go over `socket`.
+    Packs {
+        volume: Arc<Volume>,
+        socket: Arc<OwnedFd>,
+    },
     Admin(Access),
 }
 
@@ -128,6 +143,14 @@ async fn decide(
         Purpose::Data { session, secret } => {
             let volume = find_session(shared, &access, session, secret)?;
             (WelcomeDetail::Data, Role::Data { volume, session })
+        }
+        Purpose::Packs { session, secret } => {
+            let socket = peer
+                .socket
+                .clone()
+                .ok_or_else(|| not_allowed("files of the server are handed over its Unix socket alone".to_owned()))?;
+            let volume = find_session(shared, &access, session, secret)?;
+            (WelcomeDetail::Packs, Role::Packs { volume, socket })
         }
         Purpose::Mount { volume: wanted, info, resume } => {
             let id = shared.catalogue.resolve(&wanted, |id| access.opens(id)).map_err(|error| match error {

@@ -19,6 +19,7 @@ mod connections;
 mod data_directory;
 pub mod error;
 mod greeting;
+mod handover;
 pub mod keys;
 mod link;
 mod listen;

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -169,7 +170,7 @@ async fn start(shared: Arc<Shared>, accepted: Accepted, registration: Registrati
             ((Box::new(read), Box::new(write)), peer)
         }
         Accepted::Tcp(stream, address, tls) => {
-            let peer = Peer { name: format!("tcp {address}"), trust: Trust::Network };
+            let peer = Peer { name: format!("tcp {address}"), trust: Trust::Network, socket: None };
             if let Err(error) = prepare_tcp(&stream) {
                 tracing::debug!(peer = peer.name, %error, "options of the connection cannot be set");
             }
@@ -216,9 +217,10 @@ fn unix_peer(stream: &UnixStream) -> Peer {
             let own = user == 0 || user == rustix::process::geteuid().as_raw();
             let process = credentials.pid().map_or_else(|| "?".to_owned(), |process| process.to_string());
             let trust = if own { Trust::Owner } else { Trust::OtherUser };
-            Peer { name: format!("unix user {user} process {process}"), trust }
+            let socket = own.then(|| stream.as_fd().try_clone_to_owned().ok().map(Arc::new)).flatten();
+            Peer { name: format!("unix user {user} process {process}"), trust, socket }
         }
-        Err(error) => Peer { name: format!("unix (unknown: {error})"), trust: Trust::OtherUser },
+        Err(error) => Peer { name: format!("unix (unknown: {error})"), trust: Trust::OtherUser, socket: None },
     }
 }
 

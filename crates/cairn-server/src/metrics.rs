@@ -90,6 +90,7 @@ request_kinds! {
     PutBlobs: Request::PutBlobs(_), "put_blobs";
     ReadBlobs: Request::ReadBlobs(_), "read_blobs";
     ReportDamage: Request::ReportDamage { .. }, "report_damage";
+    LocateBlobs: Request::LocateBlobs(_) | Request::OpenPack { .. }, "locate_blobs";
     Admin: Request::Admin(_), "admin";
     Goodbye: Request::Goodbye, "goodbye";
 }

@@ -40,6 +40,9 @@ pub enum Purpose {
     Data { session: SessionId, secret: SessionSecret },
     /// Volumes, keys, status and checks.
     Admin,
+    /// A further connection of a session, over the Unix socket alone, for `OpenPack`: answers bring a descriptor along
+    /// (`SCM_RIGHTS`).
+    Packs { session: SessionId, secret: SessionSecret },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +78,7 @@ pub enum WelcomeDetail {
     Session(Box<SessionWelcome>),
     Data,
     Admin,
+    Packs,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

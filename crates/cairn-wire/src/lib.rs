@@ -15,7 +15,10 @@ pub use handshake::{Hello, Purpose, Refusal, RefusalKind, Welcome};
 pub use message::{Push, Query, QueryReply, Request, Response};
 
 /// Version of the protocol that this program speaks.
-pub const PROTOCOL_VERSION: u32 = 2;
+///
+/// Version 3 added [`Request::LocateBlobs`], [`Request::OpenPack`] and [`Purpose::Packs`]; who speaks version 2 is never
+/// sent them.
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Oldest version that this program still understands.
 pub const PROTOCOL_VERSION_OLDEST: u32 = 2;
 /// Most bytes of a blob, and so of one piece of a chunk that is written at once.

@@ -195,6 +195,16 @@ pub struct BlobPart {
     pub checksums: Vec<u32>,
 }
 
+/// Where what a [`BlobRange`] asks for, widened to whole check blocks, lies at the server. What is read there must match the
+/// checksums: the place may have been given to nobody or to somebody else meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobPlacement {
+    pub pack: u32,
+    /// Of the part's first byte in the pack's file.
+    pub position: u64,
+    pub part: BlobPart,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Keeps the session alive. Answer: [`Response::Renewed`].
@@ -274,6 +284,13 @@ pub enum Request {
     Admin(AdminRequest),
     /// The session ends: nothing is buffered any more.
     Goodbye,
+    /// Where these ranges lie in the server's files, for a client on the same host that has the files' descriptors.
+    /// Answer: [`Answer::Places`]. Fails as `ReadBlobs` does.
+    LocateBlobs(Vec<BlobRange>),
+    /// A descriptor of a pack, for reading. Only on a connection for [`crate::Purpose::Packs`].
+    OpenPack {
+        pack: u32,
+    },
 }
 
 /// Why a request failed: an errno for programs, a sentence for people.
@@ -328,6 +345,8 @@ pub enum Answer {
         grants: Vec<Grant>,
     },
     Admin(AdminReply),
+    /// One for each range.
+    Places(Vec<BlobPlacement>),
 }
 
 /// What the server says unasked, on the control connection.

@@ -211,6 +211,9 @@ pub(crate) struct MountTuning {
     /// (runpod-standard,chown=native). `cairn profiles` shows the parameters. Default: the volume's own profile.
     #[arg(long, env = "CAIRN_PROFILE", value_name = "PROFILE")]
     pub(crate) profile: Option<Profile>,
+    /// Let the server send all file content, even where it is on this host and its files could be read from here.
+    #[arg(long, env = "CAIRN_NO_SHORT_CIRCUIT")]
+    pub(crate) no_short_circuit: bool,
     /// Refuse every change.
     #[arg(long, env = "CAIRN_READ_ONLY")]
     pub(crate) read_only: bool,

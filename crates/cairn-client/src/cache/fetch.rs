@@ -23,7 +23,7 @@ const RANGE_MAX: u32 = 1024 * 1024;
 const REQUEST_MAX: u32 = 2 * 1024 * 1024;
 /// Most ranges of one request.
 const RANGES_MAX: usize = 512;
-/// Most blocks that one thread reads from the disk cache, one after the other.
+/// Most blocks that one thread reads from the disk cache: with one system call where they lie together.
 const DISK_RUN: usize = 8;
 
 /// Bytes `from..to` of a blob, inside one block.
@@ -182,8 +182,8 @@ impl Blocks {
         context.runtime.clone().spawn_blocking(move || {
             let Some(disk) = blocks.disk() else { return };
             let mut damaged = Vec::new();
-            for (fetch, found) in request.fetches.iter().zip(&found) {
-                match disk.read(found) {
+            for (fetch, part) in request.fetches.iter().zip(disk.read(&found)) {
+                match part {
                     Some(part) => {
                         blocks.cache.insert(fetch.want.key(), part.clone());
                         fetch.finish(Ok(part));

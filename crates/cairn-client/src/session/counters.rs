@@ -17,6 +17,8 @@ pub(super) struct Counters {
     pub(super) blob_bytes_written: AtomicU64,
     pub(super) blob_bytes_read: AtomicU64,
     pub(super) damaged_parts: AtomicU64,
+    pub(super) blob_bytes_from_packs: AtomicU64,
+    pub(super) packs_left: AtomicU64,
 }
 
 /// A session at one moment.
@@ -43,11 +45,18 @@ pub struct SessionStatus {
     pub blob_bytes_read: u64,
     /// Parts of blobs that did not match their checksums.
     pub damaged_parts: u64,
+    /// Whether blobs are read from the server's pack files, in words.
+    pub short_circuit: String,
+    /// Bytes that were read from pack files.
+    pub blob_bytes_from_packs: u64,
+    /// Times that a pack file had not (any more) what was looked for there, so that the server was asked instead.
+    pub packs_left: u64,
 }
 
 pub(super) fn status(inner: &Inner) -> SessionStatus {
     let counters = &inner.counters;
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let short_circuit = super::data::short_circuit_state(inner);
     let state = inner.state.lock();
     SessionStatus {
         session: state.resume.map(|resume| resume.session),
@@ -64,5 +73,8 @@ pub(super) fn status(inner: &Inner) -> SessionStatus {
         blob_bytes_written: get(&counters.blob_bytes_written),
         blob_bytes_read: get(&counters.blob_bytes_read),
         damaged_parts: get(&counters.damaged_parts),
+        short_circuit,
+        blob_bytes_from_packs: get(&counters.blob_bytes_from_packs),
+        packs_left: get(&counters.packs_left),
     }
 }

@@ -12,9 +12,11 @@ use cairn_types::{Errno, FsResult, checksum};
 use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobRange};
 use cairn_wire::{BLOB_MAX, Request};
 
+pub(super) use self::packs::{Packs, state as short_circuit_state};
 pub(super) use self::pool::DataPool;
 use super::{Inner, unfitting};
 
+mod packs;
 mod pool;
 
 /// Most bytes of blobs in one message; several messages go over both connections at once.
@@ -114,6 +116,9 @@ fn widened(range: &BlobRange) -> (u32, u64) {
 }
 
 async fn read_run(inner: &Arc<Inner>, ranges: Vec<BlobRange>) -> FsResult<Vec<(BlobPart, Bytes)>> {
+    if let Some(parts) = packs::read(inner, &ranges).await {
+        return Ok(parts);
+    }
     let expected = ranges.iter().map(|range| widened(range).1).sum();
     let request = Request::ReadBlobs(ranges);
     let Request::ReadBlobs(ranges) = &request else { return Err(Errno::EIO) };
@@ -146,13 +151,15 @@ async fn read_run(inner: &Arc<Inner>, ranges: Vec<BlobRange>) -> FsResult<Vec<(B
     }
 }
 
+/// Whether a part has all that was asked for.
+fn covers(part: &BlobPart, range: &BlobRange) -> bool {
+    part.offset.is_multiple_of(CHECK_BLOCK)
+        && part.offset <= range.offset
+        && u64::from(part.offset) + u64::from(part.length) >= u64::from(range.offset) + u64::from(range.length)
+}
+
 /// Cuts the bulk into the parts it consists of and checks that each covers its range.
 fn take_apart(ranges: &[BlobRange], parts: Vec<BlobPart>, mut bulk: Bytes) -> FsResult<Vec<(BlobPart, Bytes)>> {
-    let covers = |part: &BlobPart, range: &BlobRange| {
-        part.offset.is_multiple_of(CHECK_BLOCK)
-            && part.offset <= range.offset
-            && u64::from(part.offset) + u64::from(part.length) >= u64::from(range.offset) + u64::from(range.length)
-    };
     let total: u64 = parts.iter().map(|part| u64::from(part.length)).sum();
     let fits = parts.len() == ranges.len()
         && total == bulk.len() as u64

@@ -32,7 +32,7 @@ mod upkeep;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,11 +51,11 @@ use tokio::sync::{Notify, watch};
 pub use crate::connect::OpenError;
 pub use counters::SessionStatus;
 
+use self::data::{DataPool, Packs};
 use crate::address::ConnectOptions;
 use breaker::Breaker;
 use clock::LeaseClock;
 use counters::Counters;
-use data::DataPool;
 use numbers::Numbers;
 use outgoing::{Draft, Outgoing};
 use pending::{Phase, State};
@@ -107,12 +107,15 @@ pub struct SessionOptions {
     pub info: MountInfo,
     /// For how long requests wait for a server that cannot be reached; after that they fail with `EIO` until it is back.
     pub give_up_after: Duration,
+    /// Read blobs from the server's pack files where it is on this host and hands over their descriptors.
+    pub short_circuit: bool,
 }
 
 impl SessionOptions {
-    /// With a patience of sixty seconds.
+    /// With a patience of sixty seconds, and short circuit where it is possible.
     pub fn new(connect: ConnectOptions, volume: impl Into<String>, info: MountInfo) -> Self {
-        SessionOptions { connect, volume: volume.into(), info, give_up_after: Duration::from_secs(60) }
+        let volume = volume.into();
+        SessionOptions { connect, volume, info, give_up_after: Duration::from_secs(60), short_circuit: true }
     }
 }
 
@@ -129,6 +132,8 @@ pub struct Session {
 struct Inner {
     options: SessionOptions,
     volume: VolumeInfo,
+    /// Version of the protocol that the server of the present control connection speaks.
+    protocol: AtomicU32,
     runtime: Handle,
     /// Empty after closing: whoever listens usually holds the session too.
     events: Mutex<Option<Arc<dyn SessionEvents>>>,
@@ -155,6 +160,7 @@ struct Inner {
     heard_at: AtomicU64,
     numbers: Numbers,
     data: DataPool,
+    packs: Packs,
     counters: Counters,
 }
 

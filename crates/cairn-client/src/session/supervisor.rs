@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cairn_types::Errno;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use super::breaker::Breaker;
 use super::clock::{LeaseClock, Moment};
 use super::counters::Counters;
-use super::data::DataPool;
+use super::data::{DataPool, Packs};
 use super::incoming::Heard;
 use super::numbers::Numbers;
 use super::outgoing::{ControlLink, Outgoing};
@@ -91,6 +91,8 @@ pub(super) async fn open(
         heard_at: AtomicU64::new(0),
         numbers: Numbers::default(),
         data: DataPool::default(),
+        packs: Packs::default(),
+        protocol: AtomicU32::new(connection.welcome.version),
         counters: Counters::default(),
         options,
     });
@@ -239,6 +241,7 @@ impl Inner {
     /// pending, while new requests queue behind.
     async fn admit(self: &Arc<Self>, mut connection: Connection, sent: Moment) -> Result<Standing, AdmitError> {
         let boot = connection.welcome.boot_id;
+        self.protocol.store(connection.welcome.version, Ordering::Relaxed);
         let WelcomeDetail::Session(welcome) = connection.welcome.detail.clone() else {
             return Err(AdmitError::NotASession);
         };

@@ -1,18 +1,21 @@
 //! File bytes: storing blobs, reading them, looking into reports of damage.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_chunks::{BlobPlace, ChunkError, NewBlob, PackId};
 use cairn_meta::Snapshot;
 use cairn_types::{BlobId, Errno, SessionId};
-use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobRange, Failure};
+use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobPlacement, BlobRange, Failure};
 
 use super::{Inner, Reply};
 
 /// Requests for more bytes than this are served by a thread that may wait for the disk; smaller ones at once, because
 /// handing them over costs more than they do, and because clients count on it.
 const INLINE_MAX: usize = cairn_wire::BLOBS_IN_ORDER_MAX;
+/// As many ranges are located at once at most; more by a thread that may wait for the disk.
+const LOCATE_INLINE_MAX: usize = 16;
 /// Bytes that are written but not flushed beyond which a flush is begun in the background, so that the next durable
 /// commit need not wait for all of them.
 const FLUSH_AHEAD: u64 = 32 * 1024 * 1024;
@@ -106,19 +109,10 @@ impl Inner {
     }
 
     fn read_ranges(&self, ranges: &[BlobRange]) -> Reply {
+        let read = self.each_range(ranges, |blob, place, range| self.chunks.read(blob, place, range))?;
         let mut parts = Vec::with_capacity(ranges.len());
         let mut bulk = Vec::with_capacity(ranges.len());
-        let mut snapshot = self.snapshot()?;
-        for range in ranges {
-            let read = match self.read_range(&snapshot, range) {
-                Err(ChunkError::Gone { .. }) => {
-                    // It may have been moved since the snapshot was taken.
-                    snapshot = self.snapshot()?;
-                    self.read_range(&snapshot, range)
-                }
-                read => read,
-            };
-            let read = read.map_err(|error| self.read_failure(range.blob, &error))?;
+        for (_, read) in read {
             self.counters.blob_bytes_sent.add(read.data.len() as u64);
             let length = read.data.len() as u32;
             parts.push(BlobPart { offset: read.data_offset, length, checksums: read.checksums });
@@ -128,26 +122,74 @@ impl Inner {
         Ok((Answer::Blobs(parts), bulk))
     }
 
-    fn read_range(&self, snapshot: &Snapshot, range: &BlobRange) -> Result<cairn_chunks::ReadBlob, ChunkError> {
-        let gone = || ChunkError::Gone { blob: range.blob, pack: PackId(0) };
-        // Pending first: a blob that is referenced between the two is in the next snapshot.
-        let place = match self.blobs.place(range.blob) {
-            Some(place) => place,
-            None => match snapshot.blob_record(range.blob) {
-                Ok(Some(record)) => from_meta(record.place),
-                Ok(None) => return Err(gone()),
-                Err(error) => {
-                    let error = std::io::Error::other(error.to_string());
-                    return Err(ChunkError::Io {
-                        action: "cannot look up a blob",
-                        file: self.directory.clone(),
-                        source: error,
-                    });
+    /// Tells where ranges lie, for a client that has descriptors of packs.
+    pub(super) async fn locate_blobs(self: &Arc<Self>, ranges: Vec<BlobRange>) -> Reply {
+        if ranges.len() <= LOCATE_INLINE_MAX {
+            return self.locate_ranges(&ranges);
+        }
+        let inner = Arc::clone(self);
+        let locate = move || inner.locate_ranges(&ranges);
+        tokio::task::spawn_blocking(locate).await.unwrap_or_else(|_| Err(Errno::EIO.into()))
+    }
+
+    fn locate_ranges(&self, ranges: &[BlobRange]) -> Reply {
+        let located = self.each_range(ranges, |blob, place, range| self.chunks.locate(blob, place, range))?;
+        let places = located.into_iter().map(|(pack, located)| {
+            self.counters.blob_bytes_located.add(u64::from(located.length));
+            let part = BlobPart { offset: located.data_offset, length: located.length, checksums: located.checksums };
+            BlobPlacement { pack: pack.0, position: located.position, part }
+        });
+        let places = places.collect();
+        self.counters.blobs_located.add(ranges.len() as u64);
+        Ok((Answer::Places(places), Vec::new()))
+    }
+
+    /// A pack's file, for reading only.
+    pub(super) fn open_pack(&self, pack: u32) -> Result<File, Failure> {
+        self.chunks.open_pack_file(PackId(pack)).map_err(|error| failure(error.errno(), &error.to_string()))
+    }
+
+    /// Does something with the place of each range's blob. Answers the packs, too.
+    fn each_range<T>(
+        &self,
+        ranges: &[BlobRange],
+        read: impl Fn(BlobId, &BlobPlace, std::ops::Range<u32>) -> Result<T, ChunkError>,
+    ) -> Result<Vec<(PackId, T)>, Failure> {
+        let mut outcomes = Vec::with_capacity(ranges.len());
+        let mut snapshot = self.snapshot()?;
+        for range in ranges {
+            let wanted = range.offset..range.offset.saturating_add(range.length);
+            let one = |snapshot: &Snapshot| {
+                let place = self.place_of(snapshot, range.blob)?;
+                read(range.blob, &place, wanted.clone()).map(|outcome| (place.pack, outcome))
+            };
+            let outcome = match one(&snapshot) {
+                Err(ChunkError::Gone { .. }) => {
+                    // It may have been moved since the snapshot was taken.
+                    snapshot = self.snapshot()?;
+                    one(&snapshot)
                 }
-            },
-        };
-        let end = range.offset.saturating_add(range.length);
-        self.chunks.read(range.blob, &place, range.offset..end)
+                outcome => outcome,
+            };
+            outcomes.push(outcome.map_err(|error| self.read_failure(range.blob, &error))?);
+        }
+        Ok(outcomes)
+    }
+
+    fn place_of(&self, snapshot: &Snapshot, blob: BlobId) -> Result<BlobPlace, ChunkError> {
+        // Pending first: a blob that is referenced between the two is in the next snapshot.
+        if let Some(place) = self.blobs.place(blob) {
+            return Ok(place);
+        }
+        match snapshot.blob_record(blob) {
+            Ok(Some(record)) => Ok(from_meta(record.place)),
+            Ok(None) => Err(ChunkError::Gone { blob, pack: PackId(0) }),
+            Err(error) => Err(ChunkError::Io {
+                action: "cannot look up a blob",
+                file: self.directory.clone(),
+                source: std::io::Error::other(error.to_string()),
+            }),
+        }
     }
 
     fn read_failure(&self, blob: BlobId, error: &ChunkError) -> Failure {

@@ -51,6 +51,8 @@ counters!(
     blob_bytes_received,
     blobs_sent,
     blob_bytes_sent,
+    blobs_located,
+    blob_bytes_located,
     blobs_damaged,
     blobs_freed,
     blob_bytes_freed,

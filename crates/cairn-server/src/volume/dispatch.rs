@@ -55,6 +55,7 @@ impl Inner {
             }
             Request::PutBlobs(headers) => self.put_blobs(id, headers, bulk).await,
             Request::ReadBlobs(ranges) => self.read_blobs(ranges).await,
+            Request::LocateBlobs(ranges) => self.locate_blobs(ranges).await,
             Request::ReportDamage { blob, offset } => self.look_into_damage(id, blob, offset).await,
             Request::Goodbye => self.take_leave(session).await,
             Request::Admin(_) => Err(Errno::EPERM.into()),

@@ -297,6 +297,14 @@ impl Volume {
         }
     }
 
+    /// A pack's file, for a client on this host that reads from it by itself.
+    ///
+    /// # Errors
+    /// `ENOENT` for a pack that is no more, and what opening it fails with.
+    pub fn open_pack(&self, pack: u32) -> Result<std::fs::File, Failure> {
+        self.inner.open_pack(pack)
+    }
+
     /// Changes the limits; what is `None` stays.
     pub async fn resize(&self, bytes_limit: Option<u64>, inodes_limit: Option<u64>) -> Result<(), VolumeError> {
         let resized = self.inner.committer.submit(Kind::Durable, move |round| {

@@ -185,3 +185,29 @@ async fn greetings_are_not_waited_for_without_end() {
     silent.expect_end().await;
     server.stop().await;
 }
+
+#[tokio::test]
+async fn descriptors_of_packs_go_over_the_unix_socket_to_the_owner_of_the_session_alone() {
+    let server = TestServer::start().await;
+    let mut admin = server.admin().await;
+    admin.make_volume("v").await;
+    let (key, _) = admin.make_key(KeyScopeRequest::Admin).await;
+    let (_mount, welcome) = Client::greet(server.unix().await, hello(mount_of("v"))).await.expect("mounted");
+    let WelcomeDetail::Session(session) = welcome.detail else { panic!("{welcome:?}") };
+    let purpose = Purpose::Packs { session: session.session, secret: session.secret };
+    let refusal = server.with_key(&key, purpose.clone()).await.err().expect("refused");
+    assert_eq!(refusal.kind, RefusalKind::NotAllowed);
+    assert!(refusal.message.contains("Unix socket"), "{refusal}");
+    let guess = Purpose::Packs { session: session.session, secret: SessionSecret([0; 16]) };
+    assert!(Client::greet(server.unix().await, hello(guess)).await.is_err(), "a wrong secret");
+    let (mut packs, welcome) = Client::greet(server.unix().await, hello(purpose)).await.expect("let in");
+    assert!(matches!(welcome.detail, WelcomeDetail::Packs));
+    assert_eq!(errno_of(packs.ask(Request::OpenPack { pack: 77 }, &[]).await), Errno::ENOENT);
+    assert_eq!(errno_of(packs.ask(Request::Renew, &[]).await), Errno::EINVAL);
+    let (mut data, _) = {
+        let purpose = Purpose::Data { session: session.session, secret: session.secret };
+        Client::greet(server.unix().await, hello(purpose)).await.expect("let in")
+    };
+    assert_eq!(errno_of(data.ask(Request::OpenPack { pack: 0 }, &[]).await), Errno::EINVAL);
+    server.stop().await;
+}

@@ -131,6 +131,7 @@ const HELPER_FLAGS: [(&str, &str); 17] = [
     ("allow_other", "--allow-other"),
     ("nonempty", "--nonempty"),
     ("noatime", "--noatime"),
+    ("no_short_circuit", "--no-short-circuit"),
 ];
 
 /// Options that are meant for mount(8) or systemd and say nothing to a file system.

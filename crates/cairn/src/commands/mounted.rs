@@ -65,6 +65,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     }
     let mut session = SessionOptions::new(plan.connect, plan.volume, info);
     session.give_up_after = plan.tuning.server_timeout;
+    session.short_circuit = !plan.tuning.no_short_circuit;
     let options = VolumeOptions {
         cache_bytes: plan.tuning.cache_size.0,
         disk_cache: disk_cache(&plan.tuning),

@@ -21,6 +21,9 @@ pub(crate) struct Emulation {
     pub(crate) paced: Option<Box<dyn Fn() -> Paced + Send + Sync>>,
 }
 
+/// Key of the line that says whether file content is read from the server's files, and if not, why.
+pub(crate) const SHORT_CIRCUIT: &str = "short_circuit";
+
 /// The report as JSON, in the order in which people read it.
 pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>, emulation: &Emulation) -> Vec<u8> {
     let mut report = Map::new();
@@ -48,6 +51,7 @@ pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>, emulation: &Emulati
         report.insert("connected".into(), session.connected.into());
         let lease_ms = session.lease_time_left.map_or(Value::Null, |left| (left.as_millis() as u64).into());
         report.insert("lease_time_left_ms".into(), lease_ms);
+        report.insert(SHORT_CIRCUIT.into(), session.short_circuit.into());
         for (name, value) in [
             ("requests_sent", session.requests),
             ("requests_pending", session.pending),
@@ -56,6 +60,8 @@ pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>, emulation: &Emulati
             ("reconnects", session.reconnects),
             ("fencings", session.fencings),
             ("damaged_parts", session.damaged_parts),
+            ("blob_bytes_from_packs", session.blob_bytes_from_packs),
+            ("packs_left", session.packs_left),
         ] {
             report.insert(name.into(), value.into());
         }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::Status;
 use crate::commands::mounted;
-use crate::commands::report::{PROFILE, TRANSPORT};
+use crate::commands::report::{PROFILE, SHORT_CIRCUIT, TRANSPORT};
 use crate::size::Size;
 use crate::{connect, output};
 
@@ -49,6 +49,8 @@ struct Told {
     /// Which way its requests come from the kernel.
     transport: String,
     profile: String,
+    /// Whether it reads the server's files.
+    short_circuit: String,
 }
 
 /// Asks a mount; `None` for one elsewhere, or one that does not answer.
@@ -65,7 +67,11 @@ fn told_by_mount(session: &SessionStatus) -> Option<Told> {
     // Another mount may lie over this one.
     let same = report.get("session").and_then(serde_json::Value::as_u64) == Some(session.session.0);
     let text = |key| report.get(key).filter(|_| same)?.as_str().map(str::to_owned);
-    Some(Told { transport: text(TRANSPORT)?, profile: text(PROFILE).unwrap_or_default() })
+    Some(Told {
+        transport: text(TRANSPORT)?,
+        profile: text(PROFILE).unwrap_or_default(),
+        short_circuit: text(SHORT_CIRCUIT).unwrap_or_default(),
+    })
 }
 
 fn print_text(status: &ServerStatus) {
@@ -116,17 +122,18 @@ fn print_text(status: &ServerStatus) {
             })
             .collect();
         output::table(&["SESSION", "VOLUME", "MOUNT", "PID", "STATE", "LEASES", "OPEN", "LOCKS"], &rows);
-        let transports: Vec<Vec<String>> = status
+        let mounts: Vec<Vec<String>> = status
             .sessions
             .iter()
             .filter_map(|session| {
-                let Told { transport, profile } = told_by_mount(session)?;
-                Some(vec![session.info.directory.clone(), profile, transport])
+                let Told { transport, profile, short_circuit } = told_by_mount(session)?;
+                Some(vec![session.info.directory.clone(), profile, transport, short_circuit])
             })
             .collect();
-        if !transports.is_empty() {
+        if !mounts.is_empty() {
             println!();
-            output::table(&["MOUNT HERE", "PROFILE", "REQUESTS COME BY"], &transports);
+            let header = ["MOUNT HERE", "PROFILE", "REQUESTS COME BY", "READS THE SERVER'S FILES"];
+            output::table(&header, &mounts);
         }
     }
 }
@@ -142,6 +149,7 @@ fn print_json(status: &ServerStatus) -> Result<()> {
                 "pid": session.info.pid, "directory": session.info.directory, "read_only": session.info.read_only,
                 "peer": session.peer, "connected": session.connected, "silent_ms": session.silent_ms,
                 "transport": told.as_ref().map(|told| &told.transport),
+                "short_circuit": told.as_ref().map(|told| &told.short_circuit),
                 "profile": told.as_ref().map(|told| &told.profile), "leases": session.leases, "open_files": session.open_files, "locks": session.locks,
             })
         })

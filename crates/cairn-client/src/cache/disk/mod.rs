@@ -96,17 +96,19 @@ impl DiskCache {
         self.store.find(want)
     }
 
-    /// Reads and verifies what was found; may wait for the disk. `None` if it is damaged.
-    pub(crate) fn read(&self, found: &Found) -> Option<Part> {
-        let part = self.store.read(found);
-        match &part {
-            Some(part) => {
-                add(&self.counters.disk_cache_hits, 1);
-                add(&self.counters.disk_cache_bytes_read, part.data.len() as u64);
+    /// Reads and verifies what was found; may wait for the disk. `None` for what is damaged.
+    pub(crate) fn read(&self, found: &[Found]) -> Vec<Option<Part>> {
+        let parts = self.store.read(found);
+        for part in &parts {
+            match part {
+                Some(part) => {
+                    add(&self.counters.disk_cache_hits, 1);
+                    add(&self.counters.disk_cache_bytes_read, part.data.len() as u64);
+                }
+                None => add(&self.counters.disk_cache_damaged, 1),
             }
-            None => add(&self.counters.disk_cache_damaged, 1),
         }
-        part
+        parts
     }
 
     /// Keeps a part, soon and if the disk is fast enough. Never waits.

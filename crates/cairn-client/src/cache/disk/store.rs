@@ -185,12 +185,24 @@ impl Store {
         Some(Found { record, segment: id, data: Arc::clone(&segment.data) })
     }
 
-    /// Reads and verifies. `None`: it is damaged, and forgotten from now on.
-    pub(super) fn read(&self, found: &Found) -> Option<Part> {
+    /// Reads and verifies, what lies together with one system call. `None`: it is damaged, and forgotten from now on.
+    pub(super) fn read(&self, found: &[Found]) -> Vec<Option<Part>> {
+        let follows = |left: &Found, right: &Found| {
+            left.segment == right.segment && left.record.position + left.record.length == right.record.position
+        };
+        let mut parts = Vec::with_capacity(found.len());
+        for run in found.chunk_by(follows) {
+            let contents = read_run(run);
+            parts.extend(run.iter().zip(contents).map(|(found, content)| self.verified(found, content)));
+        }
+        parts
+    }
+
+    fn verified(&self, found: &Found, content: Option<Vec<u8>>) -> Option<Part> {
         let record = &found.record;
-        let mut content = vec![0; record.length as usize];
-        let outcome = found.data.read_exact_at(&mut content, u64::from(record.position));
-        if outcome.is_ok() && crc32c::crc32c(&content) == record.crc {
+        if let Some(content) = content
+            && crc32c::crc32c(&content) == record.crc
+        {
             return Some(Part { offset: record.start, data: Bytes::from(content) });
         }
         let file = found.segment.data_path(&self.folder);
@@ -312,6 +324,27 @@ impl Store {
             }
         }
     }
+}
+
+/// Reads blocks that follow one another in one segment, each into memory of its own: they leave the memory cache one by
+/// one. `None` for those that the file does not have whole.
+fn read_run(run: &[Found]) -> Vec<Option<Vec<u8>>> {
+    let mut contents: Vec<Vec<u8>> = run.iter().map(|found| vec![0; found.record.length as usize]).collect();
+    let wanted: usize = contents.iter().map(Vec::len).sum();
+    if let Some(first) = run.first() {
+        let mut slices: Vec<io::IoSliceMut<'_>> =
+            contents.iter_mut().map(|content| io::IoSliceMut::new(content)).collect();
+        let read = rustix::io::preadv(&first.data, &mut slices, u64::from(first.record.position));
+        if read.is_ok_and(|read| read == wanted) {
+            return contents.into_iter().map(Some).collect();
+        }
+    }
+    // Cut short, or an error in the middle: each for itself.
+    let each = run.iter().zip(contents).map(|(found, mut content)| {
+        let read = found.data.read_exact_at(&mut content, u64::from(found.record.position));
+        read.is_ok().then_some(content)
+    });
+    each.collect()
 }
 
 /// A segment as it was found.
@@ -453,7 +486,7 @@ mod tests {
                     _ => {
                         let to = length as u32;
                         if let Some(found) = store.find(want(blob, to))
-                            && let Some(part) = store.read(&found) {
+                            && let Some(Some(part)) = store.read(&[found]).pop() {
                             prop_assert!(part.data.len() >= length);
                             // Which of the contents that were put, the first bytes tell.
                             prop_assert_eq!(&part.data, &content(blob, part.data.len()).data);
@@ -493,7 +526,7 @@ mod tests {
         let (store, _) = open(scratch.path());
         for blob in 0..20 {
             let found = store.find(want(blob, 1000)).expect("indexed");
-            assert_eq!(store.read(&found).is_some(), blob != 5);
+            assert_eq!(store.read(&[found])[0].is_some(), blob != 5);
         }
         assert!(store.find(want(5, 1000)).is_none());
     }

@@ -118,7 +118,8 @@ impl FakeServer {
     pub(super) fn options(&self) -> SessionOptions {
         let mut connect = ConnectOptions::new(ServerAddress::Unix(self.path.clone()));
         connect.connect_timeout = Duration::from_secs(2);
-        SessionOptions::new(connect, "models", MountInfo::default())
+        // It plays the server that sends everything.
+        SessionOptions { short_circuit: false, ..SessionOptions::new(connect, "models", MountInfo::default()) }
     }
 
     /// Stops listening: nobody can connect.
@@ -187,7 +188,7 @@ impl Peer {
         match &self.purpose {
             Purpose::Mount { resume, .. } => resume.map(|Resume { session, .. }| session),
             Purpose::Data { session, .. } => Some(*session),
-            Purpose::Admin => None,
+            Purpose::Packs { .. } | Purpose::Admin => None,
         }
     }
 
