@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mmap
 import os
@@ -62,54 +61,3 @@ def test_streams_of_one_file_are_read_ahead_of_each(lab: harness.Lab, own_mount:
     counted = stats(lab, own_mount)
     assert counted["bytes_read_ahead"] >= len(content) // 4
     assert counted["bytes_fetched"] <= len(content) + streams * MIB, "nothing is fetched twice"
-
-
-@contextlib.contextmanager
-def memory_group(limit: int):
-    """A control group with so many bytes of memory; what puts a process into it."""
-    groups = ((pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (pathlib.Path("/sys/fs/cgroup"), "memory.max"))
-    for root, name in groups:
-        group = root / f"cairn-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / name).write_text(str(limit))
-        except OSError:
-            group.rmdir()
-            continue
-        try:
-            yield ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"')
-        finally:
-            harness.wait_until(lambda: not (group / "cgroup.procs").read_text(), 30, "the group is empty")
-            group.rmdir()
-        return
-    pytest.skip("no memory control group can be made here")
-
-
-def test_a_mount_stays_within_its_control_group(lab: harness.Lab):
-    """With a cache that is asked to be larger than the memory there is."""
-    limit = 200 * MIB
-    server = lab.server()
-    server.create_volume("vol")
-    with memory_group(limit) as prefix:
-        directory = lab.new_path("mnt")
-        arguments = ["mount", "vol", str(directory), "--server", server.address, "--foreground", "--cache-size", "2GiB"]
-        mount = harness.Mount(lab, directory, arguments, prefix=prefix)
-        lab.owners.append(mount)
-        content = random_bytes(16 * MIB)
-        most = 0
-        with open(directory / "file", "wb") as file:
-            for _ in range(20):
-                file.write(content)
-                most = max(most, harness.resident_bytes(mount.pid))
-        mount.remount()
-        with open(directory / "file", "rb") as file:
-            while piece := file.read(len(content)):
-                assert piece == content
-                most = max(most, harness.resident_bytes(mount.pid))
-        assert "is limited to" in mount.process.log
-        assert stats(lab, mount)["cached_bytes"] <= limit // 4
-        assert most <= limit * 3 // 4, f"{most / MIB:.0f} MiB resident"
-        mount.stop_orderly()

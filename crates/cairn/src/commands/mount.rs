@@ -113,7 +113,7 @@ fn open_log(path: &Path) -> Result<File> {
 }
 
 /// Options of `mount -o` that are flags of this program, with the flags they stand for.
-const HELPER_FLAGS: [(&str, &str); 17] = [
+const HELPER_FLAGS: [(&str, &str); 18] = [
     ("server", "--server"),
     ("key", "--key"),
     ("key_file", "--key-file"),

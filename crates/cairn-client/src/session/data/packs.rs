@@ -31,10 +31,16 @@ use crate::connect::{Descriptors, Reader, Writer, connect_with_descriptors};
 const SINCE_VERSION: u32 = 3;
 /// Most descriptors of packs that are kept.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// Ranges that are smaller than this on average are left to the server: for small files the question where they lie costs what
+/// their copying does (`docs/performance.md`).
+const RANGE_MIN: u64 = 64 * 1024;
 /// How long nothing is tried again after the connection for descriptors could not be had, or broke.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Longest time that a descriptor is waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Requests that are read at once: enough to keep a disk busy, few enough that the memory of the threads which read stays
+/// small.
+const READS_MAX: usize = 2;
 /// Parts of one pack that lie so near to each other are read at once: reading what is between costs less than another call.
 const GAP_MAX: u64 = 16 * 1024;
 /// Most bytes that are read at once.
@@ -45,6 +51,7 @@ pub(in crate::session) struct Packs {
     files: Mutex<LruCache<u32, Arc<File>>>,
     /// Why nothing is tried, and until when.
     resting: Mutex<Option<(Instant, String)>>,
+    reads: tokio::sync::Semaphore,
 }
 
 impl Default for Packs {
@@ -53,6 +60,7 @@ impl Default for Packs {
             link: tokio::sync::Mutex::default(),
             files: Mutex::new(LruCache::new(FILES_MAX)),
             resting: Mutex::default(),
+            reads: tokio::sync::Semaphore::new(READS_MAX),
         }
     }
 }
@@ -107,7 +115,8 @@ impl Packs {
 
 /// Reads ranges from packs. One part for each, verified; `None` if that is not possible now.
 pub(super) async fn read(inner: &Arc<Inner>, ranges: &[BlobRange]) -> Option<Vec<(BlobPart, Bytes)>> {
-    if why_not(inner).is_some() {
+    let bytes: u64 = ranges.iter().map(|range| u64::from(range.length)).sum();
+    if bytes < RANGE_MIN * ranges.len() as u64 || why_not(inner).is_some() {
         return None;
     }
     let request = Request::LocateBlobs(ranges.to_vec());
@@ -125,7 +134,10 @@ pub(super) async fn read(inner: &Arc<Inner>, ranges: &[BlobRange]) -> Option<Vec
     }
     let files = Arc::new(files);
     let reading = Arc::clone(&files);
+    // The semaphore is never closed.
+    let permit = inner.packs.reads.acquire().await.ok()?;
     let read = inner.runtime.spawn_blocking(move || read_places(places, &reading)).await.ok()?;
+    drop(permit);
     let counters = &inner.counters;
     if let Some(parts) = &read {
         let bytes = parts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
