@@ -20,6 +20,8 @@ fn config() -> VolumeConfig {
         bytes_limit: u64::MAX,
         inodes_limit: u64::MAX,
         created: 0,
+        profile: "native".to_owned(),
+        allocation: cairn_types::Allocation::NATIVE,
     }
 }
 
