@@ -115,7 +115,12 @@ mod tests {
         let (mut reader, mut writer) = (FrameReader::new(read, FrameLimits::SESSION), FrameWriter::new(write));
         let hello: Hello = reader.read().await?.expect(FrameKind::Hello)?;
         let reply: cairn_wire::handshake::HelloReply = if hello.key.as_deref() == Some("open sesame") {
-            Ok(Welcome { version: 1, software: "fake".into(), boot_id: 1, detail: WelcomeDetail::Admin })
+            Ok(Welcome {
+                version: cairn_wire::PROTOCOL_VERSION,
+                software: "fake".into(),
+                boot_id: 1,
+                detail: WelcomeDetail::Admin,
+            })
         } else {
             Err(Refusal { kind: cairn_wire::RefusalKind::NotAllowed, message: "a key is needed".into() })
         };

@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn the_newest_common_version_is_spoken() {
-        assert_eq!(common_version((1, 1)).ok(), Some(1));
+        let oldest = PROTOCOL_VERSION_OLDEST;
+        assert_eq!(common_version((oldest, oldest)).ok(), Some(oldest));
         assert_eq!(common_version((0, 7)).ok(), Some(PROTOCOL_VERSION));
         let too_new = common_version((PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 2)).expect_err("mismatch");
         assert!(too_new.message.contains("upgrade the server"), "{too_new}");

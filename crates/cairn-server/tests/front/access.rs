@@ -9,7 +9,7 @@ use cairn_server::{Server, ServerError, TlsFiles};
 use cairn_types::Errno;
 use cairn_wire::admin::{AdminReply, AdminRequest, KeyScopeRequest};
 use cairn_wire::handshake::{SessionSecret, WelcomeDetail};
-use cairn_wire::{Hello, Purpose, RefusalKind, Request};
+use cairn_wire::{Hello, PROTOCOL_VERSION, Purpose, RefusalKind, Request};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -95,13 +95,20 @@ async fn a_data_connection_takes_the_secret_of_a_session() {
 #[tokio::test]
 async fn versions_without_overlap_are_refused_with_the_remedy() {
     let server = TestServer::start().await;
-    let newer = Hello { versions: (2, 3), ..hello(Purpose::Admin) };
+    let newer = Hello { versions: (PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 2), ..hello(Purpose::Admin) };
     let refusal = Client::greet(server.unix().await, newer).await.err().expect("refused");
     assert_eq!(refusal.kind, RefusalKind::VersionMismatch);
-    assert!(refusal.message.contains("the client 2 to 3: upgrade the server"), "{refusal}");
-    let both = Hello { versions: (0, 9), ..hello(Purpose::Admin) };
+    assert!(
+        refusal.message.contains(&format!(
+            "the client {} to {}: upgrade the server",
+            PROTOCOL_VERSION + 1,
+            PROTOCOL_VERSION + 2
+        )),
+        "{refusal}"
+    );
+    let both = Hello { versions: (0, PROTOCOL_VERSION + 9), ..hello(Purpose::Admin) };
     let (_, welcome) = Client::greet(server.unix().await, both).await.expect("let in");
-    assert_eq!(welcome.version, 1);
+    assert_eq!(welcome.version, PROTOCOL_VERSION);
     server.stop().await;
 }
 

@@ -12,8 +12,8 @@ use cairn_wire::admin::{AdminReply, AdminRequest, KeyInfo, KeyScopeRequest, Volu
 use cairn_wire::handshake::{HelloReply, MountInfo};
 use cairn_wire::message::{Answer, Failure};
 use cairn_wire::{
-    Frame, FrameError, FrameKind, FrameLimits, FrameReader, FrameWriter, Hello, Purpose, Refusal, Request, Response,
-    Welcome,
+    Frame, FrameError, FrameKind, FrameLimits, FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, Purpose, Refusal,
+    Request, Response, Welcome,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -96,7 +96,7 @@ pub(crate) fn config(directory: &TempDir) -> ServerConfig {
 }
 
 pub(crate) fn hello(purpose: Purpose) -> Hello {
-    Hello { versions: (1, 1), software: "test".to_owned(), key: None, purpose }
+    Hello { versions: (PROTOCOL_VERSION, PROTOCOL_VERSION), software: "test".to_owned(), key: None, purpose }
 }
 
 pub(crate) fn mount_of(volume: &str) -> Purpose {
