@@ -146,7 +146,11 @@ impl Inner {
 
     /// A pack's file, for reading only.
     pub(super) fn open_pack(&self, pack: u32) -> Result<File, Failure> {
-        self.chunks.open_pack_file(PackId(pack)).map_err(|error| failure(error.errno(), &error.to_string()))
+        self.chunks.open_pack_file(PackId(pack)).map_err(|error| {
+            // A pack that a client asks for was there when it was told the place of a blob.
+            let errno = if matches!(error, ChunkError::NoSuchPack(_)) { Errno::ENOENT } else { error.errno() };
+            failure(errno, &error.to_string())
+        })
     }
 
     /// Does something with the place of each range's blob. Answers the packs, too.
