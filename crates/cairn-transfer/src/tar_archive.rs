@@ -59,6 +59,8 @@ pub(crate) fn each(
         };
         take(Item { path: name, meta, kind })?;
     }
+    // What it was packed with has its checksum behind the tar's own end.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(broken)?;
     Ok(())
 }
 
