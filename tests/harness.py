@@ -42,9 +42,8 @@ def tools() -> pathlib.Path:
 
 
 def transport() -> str:
-    """How mounts get their requests: $CAIRN_TRANSPORT (`uring`, `auto`), or `classic`, so that it never depends on what
-    others have allowed in the kernel."""
-    return os.environ.get("CAIRN_TRANSPORT", "classic")
+    """How mounts get their requests: $CAIRN_TRANSPORT (`uring`, `classic`), or `auto`."""
+    return os.environ.get("CAIRN_TRANSPORT", "auto")
 
 
 def wait_until(condition: Callable[[], object], limit: float, what: str, pause: float = 0.02):

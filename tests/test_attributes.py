@@ -10,6 +10,7 @@ import mmap
 import os
 import pathlib
 import stat
+import struct
 import subprocess
 import time
 
@@ -269,6 +270,34 @@ def test_access_control_lists(mount: pathlib.Path):
     assert as_user("cairn-test-1", read, path).returncode != 0, "chmod narrows the mask"
     run("setfacl", "-b", path)
     assert "cairn-test" not in run("getfacl", "-p", path)
+
+
+def access_list(mode: int) -> bytes:
+    """The ACL that says what a mode says, as `cp -a` sets it on every file."""
+    entries = [(1, mode >> 6 & 7), (4, mode >> 3 & 7), (0x20, mode & 7)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, 0xFFFF_FFFF) for tag, bits in entries)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_an_access_control_list_that_repeats_a_mode_is_a_mode(mount: pathlib.Path, kind: str):
+    path = mount / "node"
+    path.mkdir(0o700) if kind == "directory" else path.touch(0o600)
+    before = times(path)
+    time.sleep(0.02)
+    os.setxattr(path, "system.posix_acl_access", access_list(0o754))
+    changed = times(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o754 and changed[0] == before[0] and changed[1] > before[1]
+    time.sleep(0.02)
+    os.setxattr(path, "system.posix_acl_access", access_list(0o754))
+    assert times(path) == changed, "what is so already is no change"
+    assert os.listxattr(path) == []
+    with fails_with(errno.ENODATA):
+        os.getxattr(path, "system.posix_acl_access")
+    os.removexattr(path, "system.posix_acl_default")
+    os.removexattr(path, "system.posix_acl_access")
+    assert times(path) == changed
+    with fails_with(errno.EINVAL):
+        os.setxattr(path, "system.posix_acl_access", access_list(0o754)[:-3])
 
 
 def test_default_access_control_lists(mount: pathlib.Path):

@@ -1,6 +1,6 @@
 """FUSE over io_uring: what is said of it, and that a mount that uses it ends in every way in which mounts end.
 
-That files behave the same is the business of every other test, run with CAIRN_TRANSPORT=uring.
+That files behave the same is the business of every other test, which take io_uring where there is one, and with CAIRN_TRANSPORT=classic `/dev/fuse`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ pub enum ChunkError {
     /// The place was freed or its pack deleted: look the blob up again, it may have moved.
     #[error("blob {blob} is no longer in pack {pack}")]
     Gone { blob: BlobId, pack: PackId },
+    /// Asked for without waiting for the disk, and the disk is where it is.
+    #[error("blob {blob} is not in memory")]
+    NotInMemory { blob: BlobId },
     /// The caller asked for bytes that the blob does not have.
     #[error("blob {blob} has no bytes {start}..{end}")]
     OutOfRange { blob: BlobId, start: u32, end: u32 },
@@ -69,6 +72,7 @@ impl ChunkError {
         match self {
             ChunkError::Full { .. } => Errno::ENOSPC,
             ChunkError::Gone { .. } => Errno::ESTALE,
+            ChunkError::NotInMemory { .. } => Errno::EAGAIN,
             ChunkError::BadLength { .. }
             | ChunkError::OutOfRange { .. }
             | ChunkError::ImpossiblePlace(_)

@@ -2,15 +2,20 @@
 //!
 //! A read is widened to whole check blocks and comes with their checksums. The record's header, which covers the
 //! checksums, is verified here, so that a wrong or damaged place is found; the data itself is verified by whoever
-//! needs it, which for a client is its own side of the network.
+//! needs it, which for a client is its own side of the network. Headers of blobs that are read in parts are kept
+//! ([`Headers`]), so that a read at a random place is one read of the disk.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_types::BlobId;
 use cairn_types::checksum::{blob_hash, verify_blocks};
 use cairn_types::limits::CHECK_BLOCK;
+use lru::LruCache;
+use parking_lot::Mutex;
 
 use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::format::{
@@ -23,6 +28,16 @@ use crate::sys;
 /// Data that begins at most this many bytes into the payload is read together with the header: the bytes that nobody
 /// asked for cost less than a second system call.
 const READ_THROUGH: u32 = CHECK_BLOCK;
+/// Headers that are kept: of 32 GiB in chunks of 4 MiB, with 1 KiB of checksums each.
+const HEADERS_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+
+/// What a read may have to wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Medium {
+    Disk,
+    /// Nothing: bytes that the kernel has in memory, or [`ChunkError::NotInMemory`].
+    Memory,
+}
 
 /// Part of a blob, unverified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,22 +71,19 @@ pub struct LocatedBlob {
 }
 
 impl PackStore {
-    /// Says where bytes `range` of a blob lie, reading its header alone.
+    /// Says where bytes `range` of a blob lie, reading at most its header.
     ///
     /// # Errors
     /// As for [`PackStore::read`].
     pub fn locate(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<LocatedBlob, ChunkError> {
         self.guarded(blob, place, &range, || {
-            let prefix = prefix_len(place.payload_len);
-            let head = self.read_from_pack(blob, place, 0, prefix)?;
-            self.check_header(blob, place, &head)?;
             let data = widened(&range, place.payload_len);
-            let checksums = checksums_of(&head, place.payload_len, &data);
+            let head = self.head_of(blob, place, Medium::Disk)?;
             Ok(LocatedBlob {
-                position: place.offset + prefix as u64 + u64::from(data.start),
+                position: place.offset + prefix_len(place.payload_len) as u64 + u64::from(data.start),
                 length: data.end - data.start,
                 data_offset: data.start,
-                checksums,
+                checksums: head.checksums_of(&data),
             })
         })
     }
@@ -83,7 +95,15 @@ impl PackStore {
     /// [`ChunkError::Damaged`] if the record is not there or its header is damaged. [`ChunkError::OutOfRange`],
     /// [`ChunkError::ImpossiblePlace`] for a caller's mistake.
     pub fn read(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<ReadBlob, ChunkError> {
-        self.fetch(blob, place, range).map(|(_, read)| read)
+        self.fetch(blob, place, range, Medium::Disk).map(|(_, read)| read)
+    }
+
+    /// As [`PackStore::read`], without waiting for the disk.
+    ///
+    /// # Errors
+    /// [`ChunkError::NotInMemory`] where the disk would have to be waited for; else as for [`PackStore::read`].
+    pub fn read_from_memory(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<ReadBlob, ChunkError> {
+        self.fetch(blob, place, range, Medium::Memory).map(|(_, read)| read)
     }
 
     /// Reads bytes `range` of a blob and verifies the blocks they lie in.
@@ -91,7 +111,7 @@ impl PackStore {
     /// # Errors
     /// As for [`PackStore::read`]; [`ChunkError::Damaged`] also if a block does not match its checksum.
     pub fn read_verified(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<Bytes, ChunkError> {
-        let (_, read) = self.fetch(blob, place, range.clone())?;
+        let (_, read) = self.fetch(blob, place, range.clone(), Medium::Disk)?;
         self.verify_data(blob, place, &read)?;
         if range.is_empty() {
             return Ok(Bytes::new());
@@ -105,7 +125,7 @@ impl PackStore {
     /// # Errors
     /// [`ChunkError::Damaged`] says what is wrong; else as for [`PackStore::read`].
     pub fn verify_blob(&self, blob: BlobId, place: &BlobPlace) -> Result<(), ChunkError> {
-        let (header, read) = self.fetch(blob, place, 0..place.payload_len)?;
+        let (header, read) = self.fetch(blob, place, 0..place.payload_len, Medium::Disk)?;
         self.verify_data(blob, place, &read)?;
         if blob_hash(&read.data) == header.hash {
             return Ok(());
@@ -157,8 +177,9 @@ impl PackStore {
         blob: BlobId,
         place: &BlobPlace,
         range: Range<u32>,
+        from: Medium,
     ) -> Result<(RecordHeader, ReadBlob), ChunkError> {
-        self.guarded(blob, place, &range, || self.fetch_record(blob, place, &range))
+        self.guarded(blob, place, &range, || self.fetch_record(blob, place, &range, from))
     }
 
     /// Refuses what cannot be read, and what was freed before or during `read`.
@@ -192,38 +213,75 @@ impl PackStore {
         blob: BlobId,
         place: &BlobPlace,
         range: &Range<u32>,
+        from: Medium,
     ) -> Result<(RecordHeader, ReadBlob), ChunkError> {
         let wanted = widened(range, place.payload_len);
         let data_len = wanted.len();
         let prefix = prefix_len(place.payload_len);
         let (head, data) = if wanted.start <= READ_THROUGH {
-            let head = self.read_from_pack(blob, place, 0, prefix + wanted.end as usize)?;
-            let data = head.slice(head.len().min(prefix + wanted.start as usize)..);
-            (head.slice(..head.len().min(prefix)), data)
+            let record = self.read_from_pack(blob, place, 0, prefix + wanted.end as usize, from)?;
+            let data = record.slice(record.len().min(prefix + wanted.start as usize)..);
+            (Arc::new(self.checked_head(blob, place, &record[..record.len().min(prefix)])?), data)
         } else {
-            let head = self.read_from_pack(blob, place, 0, prefix)?;
-            (head, self.read_from_pack(blob, place, prefix as u64 + u64::from(wanted.start), data_len)?)
+            let start = prefix as u64 + u64::from(wanted.start);
+            if from == Medium::Disk && self.headers.get(blob, place).is_none() {
+                // It fetches both at the same time.
+                self.read_soon(place, start, data_len);
+            }
+            let head = self.head_of(blob, place, from)?;
+            (head, self.read_from_pack(blob, place, start, data_len, from)?)
         };
-        let header = self.check_header(blob, place, &head)?;
         if data.len() < data_len {
             return Err(ChunkError::Damaged(self.problem(place, blob, ProblemKind::CutRecord)));
         }
-        let checksums = checksums_of(&head, header.payload_len, &wanted);
-        Ok((header, ReadBlob { data, checksums, data_offset: wanted.start }))
+        let checksums = head.checksums_of(&wanted);
+        Ok((head.header, ReadBlob { data, checksums, data_offset: wanted.start }))
+    }
+
+    /// The header of a blob's record and its checksums, which are kept for the next time.
+    fn head_of(&self, blob: BlobId, place: &BlobPlace, from: Medium) -> Result<Arc<Head>, ChunkError> {
+        if let Some(head) = self.headers.get(blob, place) {
+            return Ok(head);
+        }
+        let bytes = self.read_from_pack(blob, place, 0, prefix_len(place.payload_len), from)?;
+        let head = Arc::new(self.checked_head(blob, place, &bytes)?);
+        self.headers.put(blob, *place, Arc::clone(&head));
+        Ok(head)
+    }
+
+    /// Tells the kernel what will be read from a record in a moment.
+    fn read_soon(&self, place: &BlobPlace, offset: u64, length: usize) {
+        // Whoever reads it finds out what is wrong with the file.
+        if let Ok(file) = self.files.get(place.pack) {
+            sys::read_soon(&file, place.offset + offset, length);
+        }
     }
 
     /// Up to `length` bytes from `offset` of a record on: fewer only where the file ends.
-    fn read_from_pack(&self, blob: BlobId, place: &BlobPlace, offset: u64, length: usize) -> Result<Bytes, ChunkError> {
+    fn read_from_pack(
+        &self,
+        blob: BlobId,
+        place: &BlobPlace,
+        offset: u64,
+        length: usize,
+        from: Medium,
+    ) -> Result<Bytes, ChunkError> {
         let io = |error: io::Error| ChunkError::io("cannot read", &self.files.path(place.pack))(error);
         let file = self.files.get(place.pack).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ChunkError::Damaged(self.problem(place, blob, ProblemKind::MissingFile)),
             _ => io(error),
         })?;
-        sys::read_at(&file, place.offset + offset, length).map(Bytes::from).map_err(io)
+        let bytes = match from {
+            Medium::Disk => sys::read_at(&file, place.offset + offset, length).map_err(io)?,
+            Medium::Memory => sys::read_at_now(&file, place.offset + offset, length)
+                .map_err(io)?
+                .ok_or(ChunkError::NotInMemory { blob })?,
+        };
+        Ok(Bytes::from(bytes))
     }
 
-    /// Whether `head` is the header of this blob's record.
-    fn check_header(&self, blob: BlobId, place: &BlobPlace, head: &[u8]) -> Result<RecordHeader, ChunkError> {
+    /// Takes in the header of this blob's record, if that is what `head` is.
+    fn checked_head(&self, blob: BlobId, place: &BlobPlace, head: &[u8]) -> Result<Head, ChunkError> {
         let damaged = |kind| ChunkError::Damaged(self.problem(place, blob, kind));
         let header = parse_record_header(head).map_err(|error| match error {
             FormatError::Truncated { .. } if head.len() < prefix_len(place.payload_len) => {
@@ -234,7 +292,7 @@ impl PackStore {
         if header.blob != blob || header.payload_len != place.payload_len {
             return Err(damaged(ProblemKind::OtherRecord { found: header.blob }));
         }
-        Ok(header)
+        Ok(Head { header, checksums: parse_checksums(head, place.payload_len) })
     }
 }
 
@@ -245,9 +303,41 @@ fn widened(range: &Range<u32>, payload_len: u32) -> Range<u32> {
     start..end
 }
 
-/// The checksums of the blocks `data` in a record's header.
-fn checksums_of(head: &[u8], payload_len: u32, data: &Range<u32>) -> Vec<u32> {
-    let first = (data.start / CHECK_BLOCK) as usize;
-    let count = data.len().div_ceil(CHECK_BLOCK as usize);
-    parse_checksums(head, payload_len).into_iter().skip(first).take(count).collect()
+/// The verified header of a record, with its table of checksums.
+#[derive(Debug)]
+struct Head {
+    header: RecordHeader,
+    checksums: Vec<u32>,
+}
+
+impl Head {
+    /// The checksums of the blocks `data`.
+    fn checksums_of(&self, data: &Range<u32>) -> Vec<u32> {
+        let first = (data.start / CHECK_BLOCK) as usize;
+        let count = data.len().div_ceil(CHECK_BLOCK as usize);
+        self.checksums.iter().skip(first).take(count).copied().collect()
+    }
+}
+
+/// Headers of the records that were read in parts last. A header never changes while its record is there, and whether that is
+/// so is asked for every read.
+#[derive(Debug)]
+pub(crate) struct Headers(Mutex<LruCache<BlobId, (BlobPlace, Arc<Head>)>>);
+
+impl Default for Headers {
+    fn default() -> Self {
+        Headers(Mutex::new(LruCache::new(HEADERS_MAX)))
+    }
+}
+
+impl Headers {
+    fn get(&self, blob: BlobId, place: &BlobPlace) -> Option<Arc<Head>> {
+        let mut kept = self.0.lock();
+        let (at, head) = kept.get(&blob)?;
+        (at == place).then(|| Arc::clone(head))
+    }
+
+    fn put(&self, blob: BlobId, place: BlobPlace, head: Arc<Head>) {
+        self.0.lock().put(blob, (place, head));
+    }
 }

@@ -16,6 +16,7 @@ use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::files::PackFiles;
 use crate::format::{PACK_HEADER_LEN, PAYLOAD_MAX};
 use crate::place::{BlobPlace, PackId};
+use crate::read::Headers;
 use crate::recover::{self, Recovery};
 use crate::sync::Flusher;
 
@@ -46,6 +47,7 @@ pub struct PackStore {
     pub(crate) packs: RwLock<BTreeMap<PackId, Arc<Pack>>>,
     pub(crate) writers: Writers,
     pub(crate) flusher: Flusher,
+    pub(crate) headers: Headers,
     next_pack: AtomicU32,
 }
 
@@ -108,6 +110,7 @@ impl PackStore {
             pack_limit,
             writers: Writers::new(options.writers),
             flusher: Flusher::default(),
+            headers: Headers::default(),
             next_pack: AtomicU32::new(found.next_pack),
             packs: RwLock::default(),
         };

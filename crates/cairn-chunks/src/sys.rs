@@ -28,6 +28,28 @@ pub(crate) fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec
     Ok(bytes)
 }
 
+/// As [`read_at`] from what the kernel has in memory; `None` if that is not all of it, or it cannot tell.
+pub(crate) fn read_at_now(file: &File, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::<u8>::with_capacity(length);
+    let at = offset_of(offset, 0)?;
+    let room = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: length };
+    // SAFETY: the kernel writes at most `length` bytes to where the vector has room for them.
+    let count = unsafe { libc::preadv2(file.as_raw_fd(), &raw const room, 1, at, libc::RWF_NOWAIT) };
+    match usize::try_from(count) {
+        Ok(count) if count == length => {
+            // SAFETY: the kernel has just filled them.
+            unsafe { bytes.set_len(length) };
+            Ok(Some(bytes))
+        }
+        Ok(_) => Ok(None),
+        Err(_) => match io::Error::last_os_error() {
+            error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(None),
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
 /// Writes `pieces` one after another from `offset` on, with one system call for every 1024 pieces where the kernel
 /// takes them whole. On an error some of them may have been written.
 pub(crate) fn write_all_at(file: &File, pieces: &[&[u8]], offset: u64) -> io::Result<()> {
@@ -85,6 +107,14 @@ pub(crate) fn seek_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
         Some(libc::ENXIO) => Ok(None),
         Some(libc::EINVAL) => Ok(Some(offset)),
         _ => Err(error),
+    }
+}
+
+/// Has the kernel begin to read bytes that somebody will read in a moment. Only a hint: that it failed shows nowhere.
+pub(crate) fn read_soon(file: &File, offset: u64, length: usize) {
+    if let (Ok(at), Ok(length)) = (offset_of(offset, 0), offset_of(length as u64, 0)) {
+        // SAFETY: a call with a valid descriptor and plain numbers.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), at, length, libc::POSIX_FADV_WILLNEED) };
     }
 }
 
@@ -155,6 +185,18 @@ mod tests {
         write_all_at(&file, &pieces, 5).unwrap();
         assert_eq!(read_at(&file, 5, 10 * IOV_MAX).unwrap(), bytes);
         assert_eq!(read_at(&file, 0, 6).unwrap(), [0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_in_memory_is_read_at_once() {
+        let file = tempfile::tempfile().unwrap();
+        let bytes = vec![7; 10_000];
+        write_all_at(&file, &[&bytes], 0).unwrap();
+        // Some file systems never tell.
+        if let Some(found) = read_at_now(&file, 5, 9000).unwrap() {
+            assert_eq!(found, bytes[5..9005]);
+        }
+        assert_eq!(read_at_now(&file, 5000, 9000).unwrap(), None, "the file has no so many bytes");
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Every request is answered exactly once, whatever happens: an answer that is dropped unsent says `EIO`.
 //!
-//! Also the way a request runs: its future is polled once on the thread that read it, where a cached answer is ready at
-//! once; only what must wait becomes a task. A panic in a handler becomes `EIO` and a log line here, and nowhere else.
+//! Also the way a request runs: its future is polled on the thread that read it, where a cached answer is ready at once; only
+//! what must wait becomes a task, when what it waits for is there. A panic in a handler becomes `EIO` and a log line here, and nowhere else.
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
+use cairn_client::run_here;
 use cairn_types::{Errno, FsResult};
 
 use crate::abi::{self, opcode_name};
@@ -115,23 +117,23 @@ impl Answer {
     where
         F: Future<Output = FsResult<Reply>> + Send + 'static,
     {
+        let shared = Arc::clone(&self.shared);
         let mut future = CatchPanic { future: Box::pin(future), opcode: self.opcode };
-        // Nobody needs to be woken: a future that is not ready is polled again by its task.
-        match Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => self.send(outcome),
-            Poll::Pending => {
-                self.spawned = true;
-                let shared = Arc::clone(&self.shared);
-                shared.runtime.clone().spawn(async move {
-                    let outcome = tokio::select! {
+        run_here(&shared.runtime.clone(), async move {
+            // Most answers are ready at once; only who waits can be given up.
+            let outcome = match poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await {
+                Poll::Ready(outcome) => outcome,
+                Poll::Pending => {
+                    self.spawned = true;
+                    tokio::select! {
                         biased;
                         outcome = future => outcome,
                         () = shared.interrupts.given_up(self.unique, self.pid, patience) => Err(Errno::EINTR),
-                    };
-                    self.send(outcome);
-                });
-            }
-        }
+                    }
+                }
+            };
+            self.send(outcome);
+        });
     }
 
     fn write(&mut self, reply: &Reply) {

@@ -11,10 +11,10 @@ const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 /// Which way requests are to come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// io_uring where the kernel offers it. Changes no setting of the machine's.
+    /// io_uring where the kernel offers it; as root, switches it on there.
     #[default]
     Auto,
-    /// io_uring or no mount. As root, switches it on in the kernel.
+    /// The same, or no mount.
     Uring,
     /// `/dev/fuse`, which every kernel has.
     Classic,
@@ -39,23 +39,25 @@ impl fmt::Display for TransportInUse {
     }
 }
 
-/// Why the kernel's side cannot use io_uring, with the remedy; `None` if it can. With `switch_on`, tries to mend it: the
-/// parameter allows io_uring to FUSE servers that ask for it, and changes no mount that exists.
-pub(crate) fn obstacle(switch_on: bool) -> Option<String> {
-    obstacle_in(Path::new(PARAMETER), switch_on)
+/// Why the kernel's side cannot use io_uring, with the remedy; `None` if it can. Where it is switched off, it is switched on if that
+/// is permitted: the parameter allows io_uring to FUSE servers that ask for it, and changes no mount that exists.
+pub(crate) fn obstacle() -> Option<String> {
+    obstacle_in(Path::new(PARAMETER))
 }
 
-fn obstacle_in(parameter: &Path, switch_on: bool) -> Option<String> {
+fn obstacle_in(parameter: &Path) -> Option<String> {
     let name = parameter.display();
     match fs::read_to_string(parameter) {
         Ok(value) if value.trim() == "Y" => None,
-        Ok(_) if switch_on => match fs::write(parameter, "Y") {
-            Ok(()) => None,
+        Ok(_) => match fs::write(parameter, "Y") {
+            Ok(()) => {
+                tracing::info!("FUSE over io_uring is now on in the kernel ({name}); --transport classic does without");
+                None
+            }
             Err(error) => {
                 Some(format!("{name} is N and cannot be written ({error}): write Y to it on the host, as root"))
             }
         },
-        Ok(_) => Some(format!("{name} is N; root may write Y, or mount with --transport uring")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Some("this kernel has no FUSE over io_uring (it came with Linux 6.14)".to_owned())
         }
@@ -80,17 +82,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parameter_is_switched_on_only_when_asked_for() {
+    fn the_parameter_is_switched_on_where_there_is_one() {
         let directory = tempfile::tempdir().unwrap();
         let parameter = directory.path().join("enable_uring");
-        assert!(obstacle_in(&parameter, true).unwrap().contains("6.14"));
+        assert!(obstacle_in(&parameter).unwrap().contains("6.14"));
         assert!(!parameter.exists());
         fs::write(&parameter, "N\n").unwrap();
-        assert!(obstacle_in(&parameter, false).unwrap().contains("root may write Y"));
-        assert_eq!(fs::read_to_string(&parameter).unwrap(), "N\n");
-        assert_eq!(obstacle_in(&parameter, true), None);
+        assert_eq!(obstacle_in(&parameter), None);
         assert_eq!(fs::read_to_string(&parameter).unwrap(), "Y");
-        assert_eq!(obstacle_in(&parameter, false), None);
+        assert_eq!(obstacle_in(&parameter), None);
     }
 
     #[test]

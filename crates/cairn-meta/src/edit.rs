@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use cairn_types::acl;
 use cairn_types::limits::FILE_SIZE_MAX;
 use cairn_types::{Attr, AttrFlags, BlobId, Errno, Extent, ExtentList, Ino, Name, SessionId, Source, Timestamp};
 
@@ -402,6 +403,6 @@ pub(crate) fn xattr_flags(names: &[Vec<u8>]) -> AttrFlags {
     let mut flags = AttrFlags::default();
     flags.set(AttrFlags::HAS_XATTR, !names.is_empty());
     flags.set(AttrFlags::HAS_CAPABILITY, names.iter().any(|name| name == CAPABILITY));
-    flags.set(AttrFlags::HAS_ACL, names.iter().any(|name| name.starts_with(crate::acl::PREFIX)));
+    flags.set(AttrFlags::HAS_ACL, names.iter().any(|name| name.starts_with(acl::PREFIX)));
     flags
 }

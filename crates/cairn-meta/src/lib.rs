@@ -9,7 +9,6 @@
 //! (typed rows, counters kept in step), `ops` (one module for each verb), then [`VolumeStore`] with [`Snapshot`] and
 //! [`Batch`], `salvage` for what keeps a volume from opening, and [`check`], which proves all invariants from scratch.
 
-mod acl;
 mod batch;
 pub mod check;
 mod edit;

@@ -1,9 +1,10 @@
 //! What a change does to the attributes of the nodes it touches, for whoever makes it real (the store) and whoever
 //! answers for it in advance (a client that buffers it under an exclusive lease): both must come to the same result.
 //!
-//! ACLs are not looked at here: where a node has one ([`AttrFlags::HAS_ACL`]), or a file's size changes, only the store
-//! can tell.
+//! ACLs that a node has are not looked at here: with one ([`AttrFlags::HAS_ACL`]), or where a file's size changes, only
+//! the store can tell.
 
+use crate::acl::Acl;
 use crate::attr::{Attr, AttrFlags, FileKind};
 use crate::id::Ino;
 use crate::op::{AttrChange, NewNode};
@@ -115,6 +116,16 @@ impl Attr {
         if *change != (AttrChange { read_at: change.read_at, ..AttrChange::default() }) || change.read_at.is_none() {
             self.ctime = time;
         }
+    }
+
+    /// An access list shows in the mode. Whether it says no more than the mode does, so that it is not kept.
+    pub fn take_access_list(&mut self, access: &Acl, clear_set_gid: bool) -> bool {
+        let (permissions, equivalent) = access.mode();
+        self.mode = self.mode & !0o777 | permissions;
+        if clear_set_gid {
+            self.mode &= !SET_GID;
+        }
+        equivalent
     }
 
     /// Whether a change takes away the set-id bits and `security.capability`.

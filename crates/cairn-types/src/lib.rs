@@ -3,6 +3,7 @@
 //! Nothing here does I/O, holds a lock or knows how a value is sent or stored. What a type's docstring
 //! promises (sorted, non-overlapping, in range) is kept by its constructors and relied on everywhere else.
 
+pub mod acl;
 pub mod allocation;
 pub mod attr;
 pub mod checksum;
@@ -19,6 +20,7 @@ pub mod profile;
 pub mod size;
 pub mod time;
 
+pub use acl::Acl;
 pub use allocation::Allocation;
 pub use attr::{Attr, AttrFlags, FileKind};
 pub use effect::Maker;

@@ -118,10 +118,11 @@ pub(crate) struct Connection {
 /// See [`cairn_fuse::Transport`].
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Transport {
-    /// io_uring where the kernel allows it, else classic. `cairn stats` says which and why.
+    /// FUSE over io_uring where the kernel offers it, else classic. `cairn stats` says which and why. As root, switches it on in
+    /// the kernel (/sys/module/fuse/parameters/enable_uring), which concerns no other program.
     #[default]
     Auto,
-    /// FUSE over io_uring or no mount. As root, allows it in the kernel (/sys/module/fuse/parameters/enable_uring).
+    /// FUSE over io_uring or no mount.
     Uring,
     /// Reads and writes of /dev/fuse.
     Classic,

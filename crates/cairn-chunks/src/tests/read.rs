@@ -46,6 +46,36 @@ fn a_range_is_widened_to_check_blocks() {
 }
 
 #[test]
+fn what_is_in_memory_is_read_without_the_disk() {
+    let fixture = Fixture::new(1 << 20);
+    let (store, _) = fixture.open();
+    let place = append_one(&store, 2, 5 * BLOCK as usize);
+    for range in [0..10, 3 * BLOCK..3 * BLOCK + 6, 4 * BLOCK..5 * BLOCK] {
+        match store.read_from_memory(BlobId(2), &place, range.clone()) {
+            Ok(read) => assert_eq!(read, store.read(BlobId(2), &place, range).unwrap()),
+            // Some file systems never tell.
+            Err(error) => assert!(matches!(error, ChunkError::NotInMemory { blob: BlobId(2) }), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_kept_header_is_of_one_record_only() {
+    let fixture = Fixture::new(1 << 20);
+    let (store, _) = fixture.open();
+    let first = append_one(&store, 1, 5 * BLOCK as usize);
+    let second = append_one(&store, 2, 5 * BLOCK as usize);
+    let part = 3 * BLOCK..3 * BLOCK + 1;
+    for _ in 0..2 {
+        assert_eq!(store.read(BlobId(1), &first, part.clone()).unwrap().data_offset, 3 * BLOCK);
+        let error = store.read(BlobId(1), &second, part.clone()).unwrap_err();
+        assert_eq!(problem(error), ProblemKind::OtherRecord { found: BlobId(2) });
+    }
+    store.free(&[first]).unwrap();
+    assert!(matches!(store.read(BlobId(1), &first, part), Err(ChunkError::Gone { .. })));
+}
+
+#[test]
 fn a_wrong_place_is_detected() {
     let fixture = Fixture::new(1 << 20);
     let (store, _) = fixture.open();

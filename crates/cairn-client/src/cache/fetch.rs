@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::disk::{DiskCache, Found};
 use super::{BLOCK, BlockCache, BlockKey, Part};
+use crate::here::run_here;
 use crate::session::Session;
 use crate::stats::{Counters, add};
 
@@ -201,7 +202,7 @@ impl Blocks {
             add(&context.counters.block_misses, fetches.len() as u64);
             let request = self.request(fetches);
             let (blocks, context) = (Arc::clone(self), context.clone());
-            context.runtime.clone().spawn(async move {
+            run_here(&context.runtime.clone(), async move {
                 match context.session.read_blobs(ranges.clone()).await {
                     Ok(parts) => {
                         let bytes = parts.iter().map(|(_, data)| data.len() as u64).sum();

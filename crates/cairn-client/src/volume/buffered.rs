@@ -7,8 +7,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cairn_types::{
-    AttrChange, AttrFlags, FileKind, FsResult, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp, limits,
+    Acl, Attr, AttrChange, AttrFlags, FileKind, FsResult, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp,
+    XattrMode, acl, limits,
 };
 use parking_lot::MutexGuard;
 
@@ -236,7 +238,7 @@ impl Shared {
         if !locked.all(|state| self.may_change_here(state)) {
             return Ok(false);
         }
-        let is_empty = |attr: cairn_types::Attr| attr.is_dir() && attr.size == 0;
+        let is_empty = |attr: Attr| attr.is_dir() && attr.size == 0;
         if !locked.get(target).and_then(|state| state.attr).is_some_and(is_empty) {
             return Ok(false);
         }
@@ -383,7 +385,7 @@ impl Shared {
                 return Ok(None);
             }
             let Some(state) = locked.get(node) else { return Ok(None) };
-            let linkable = |attr: &cairn_types::Attr| (1..limits::LINK_MAX).contains(&attr.nlink) && !attr.is_dir();
+            let linkable = |attr: &Attr| (1..limits::LINK_MAX).contains(&attr.nlink) && !attr.is_dir();
             let Some(mut attr) = state.attr.filter(linkable) else { return Ok(None) };
             let Ok(content) = Self::content_to_bring(node, state) else { return Ok(None) };
             attr.nlink += 1;
@@ -411,8 +413,8 @@ impl Shared {
         change: &AttrChange,
     ) -> FsResult<Option<AttrReply>> {
         let fits = |state: &NodeState| {
-            let simple = change.size.is_none() && !change.kill_privileges;
-            let reaches_xattrs = |attr: cairn_types::Attr| {
+            let simple = change.size.is_none();
+            let reaches_xattrs = |attr: Attr| {
                 (change.mode.is_some() && attr.flags.contains(AttrFlags::HAS_ACL))
                     || (attr.loses_privileges(change) && attr.flags.contains(AttrFlags::HAS_CAPABILITY))
             };
@@ -450,6 +452,49 @@ impl Shared {
         let reply = state.view().map(|attr| AttrReply { attr, ttl: self.time_to_live(&state) });
         drop(state);
         Ok(reply)
+    }
+
+    /// Lists of a node that has none, as `cp -a` sets them on every file: one that only repeats the mode, or is empty.
+    pub(super) async fn set_acl_here(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        name: &Bytes,
+        value: &Bytes,
+        mode: XattrMode,
+        clear_set_gid: bool,
+    ) -> FsResult<bool> {
+        let Ok(list) = Acl::parse(value) else { return Ok(false) };
+        let shows_in_mode = match (name.as_ref(), &list) {
+            (acl::ACCESS, Some(list)) => list.mode().1,
+            (acl::ACCESS | acl::DEFAULT, None) => true,
+            _ => false,
+        };
+        let fits = |state: &NodeState| {
+            let listless = |attr: &Attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL);
+            self.may_change_here(state) && state.attr.as_ref().is_some_and(listless)
+        };
+        if !shows_in_mode || !fits(&node.lock()) {
+            return Ok(false);
+        }
+        self.wait_for_journal_space().await?;
+        let generation = self.session.generation();
+        let time = Timestamp::now();
+        let mut state = node.lock();
+        let Some(before) = state.attr.filter(|_| fits(&state)) else { return Ok(false) };
+        let mut attr = before;
+        if let Some(list) = &list {
+            attr.take_access_list(list, clear_set_gid);
+        }
+        // As at the server, what was so already is no change.
+        if attr != before {
+            attr.ctime = time;
+            state.attr = Some(attr);
+            state.pending += 1;
+            let op =
+                MetaOp::SetXattr { ino: node.ino, name: name.clone(), value: value.clone(), mode, clear_set_gid, time };
+            self.enter(op, vec![Arc::clone(node)], false, None, generation);
+        }
+        Ok(true)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::api::Handle;
 use crate::cache::fetch::{FetchContext, Want};
 use crate::cache::{BLOCK, Part};
 use crate::extents::{ExtentMap, Known};
+use crate::here::run_here;
 use crate::inodes::{Node, NodeState};
 use crate::overlay::Piece;
 use crate::stats::add;
@@ -290,7 +291,7 @@ impl Shared {
             return;
         }
         let (shared, ino) = (Arc::clone(self), node.ino);
-        self.runtime.spawn(async move {
+        run_here(&self.runtime, async move {
             if let Some(range) = range
                 && let Err(errno) = shared.prefetch(ino, range).await
             {

@@ -7,8 +7,8 @@
 //! Everything that may be refused is taken before the kernel is promised anything ([`Rings::prepare`]); what it refuses
 //! afterwards makes it fall back to the classic queue by itself. Forgets and interrupts always come through the latter.
 //!
-//! Memory: a slot takes 1 MiB and a page of address space. Those that every queue has from the start keep what they
-//! touched: at most [`KEPT_BYTES`], or 1 MiB a CPU where that is more. Others give it back after each long request.
+//! Memory: a slot takes 1 MiB and a page of address space. Those that were used last, as many as every queue has from the start,
+//! keep what they touched: at most [`KEPT_BYTES`], or 1 MiB a CPU where that is more. Others give it back.
 
 mod cpus;
 mod returns;

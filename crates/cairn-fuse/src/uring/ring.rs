@@ -84,10 +84,10 @@ pub(crate) struct Ring {
     returns: Arc<Returns>,
     places: Vec<Place>,
     queues: Vec<Queue>,
-    /// Slots with lower numbers keep their memory; the others give it back when it was much.
+    /// Most slots that keep the memory of long payloads, and how many do. The kernel takes the slot that it was given last, so
+    /// those that were used last keep theirs.
     keep: usize,
-    /// Slots beyond `keep` that hold much memory.
-    to_discard: Vec<usize>,
+    keepers: usize,
     bell_is_polled: bool,
     /// Number of the queue that is served on its own CPU.
     own: Option<u16>,
@@ -130,7 +130,7 @@ impl Ring {
             places,
             queues,
             keep,
-            to_discard: Vec::new(),
+            keepers: 0,
             bell_is_polled: false,
             own: plan.cpu,
             starved: false,
@@ -223,6 +223,7 @@ impl Ring {
         if result < 0 {
             *place = Place::Dead;
             queue.slots -= 1;
+            self.keepers -= usize::from(slot.keeps);
             match -result {
                 // The mount or its connection has ended.
                 libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::ENODEV => self.ended = true,
@@ -252,9 +253,14 @@ impl Ring {
             Some((request, data))
         });
         if let Some((request, data)) = request {
-            if index >= self.keep {
-                // What came with a write has been copied; what goes with a read is not there yet.
-                slot.discard();
+            if slot.is_large() && !slot.keeps {
+                // What came with a write has been copied, and its answer may take long.
+                if self.keepers < self.keep {
+                    slot.keeps = true;
+                    self.keepers += 1;
+                } else {
+                    slot.discard();
+                }
             }
             service.serve(request, data, Target::Ring(Arc::clone(&self.returns), slot));
         } else {
@@ -278,8 +284,9 @@ impl Ring {
         self.gifts += 1;
         slot.given = self.gifts;
         let index = slot.index;
-        if index >= self.keep && slot.is_large() {
-            self.to_discard.push(index);
+        if slot.is_large() && !slot.keeps {
+            slot.keeps = true;
+            self.keepers += 1;
         }
         let command = slot.commit(device);
         if let Some(queue) = self.queues.iter_mut().find(|queue| queue.number == slot.queue) {
@@ -330,16 +337,24 @@ impl Ring {
         self.uring.submit().map(drop)
     }
 
-    /// Gives back memory that slots beyond the first ones took. Only now, after all completions: none of these slots has
-    /// a request that was not seen.
+    /// Gives back memory, of those slots first that the kernel will take last. Only now, after all completions: none of these
+    /// slots has a request that was not seen.
     fn discard(&mut self) {
-        if self.uring.submission().cq_overflow() {
+        if self.keepers <= self.keep || self.uring.submission().cq_overflow() {
             return;
         }
-        for index in self.to_discard.drain(..) {
-            if let Some(Place::Kernel(slot)) = self.places.get_mut(index) {
-                slot.discard();
-            }
+        let mut idle: Vec<&mut Slot> = self
+            .places
+            .iter_mut()
+            .filter_map(|place| match place {
+                Place::Kernel(slot) if slot.keeps => Some(slot),
+                _ => None,
+            })
+            .collect();
+        idle.sort_unstable_by_key(|slot| slot.given);
+        for slot in idle.into_iter().take(self.keepers - self.keep) {
+            slot.discard();
+            self.keepers -= 1;
         }
     }
 

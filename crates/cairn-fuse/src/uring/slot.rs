@@ -48,6 +48,8 @@ pub(crate) struct Slot {
     commit_id: u64,
     /// Bytes of payload that the request or its answer took, the longer of the two.
     touched: usize,
+    /// The ring lets it keep the memory behind long payloads.
+    pub(crate) keeps: bool,
 }
 
 // SAFETY: the memory belongs to the slot alone. The kernel touches it only inside system calls of the queue's thread
@@ -66,7 +68,7 @@ impl Slot {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Slot { memory, index, queue, given: 0, commit_id: 0, touched: 0 })
+        Ok(Slot { memory, index, queue, given: 0, commit_id: 0, touched: 0, keeps: false })
     }
 
     fn bytes(&self) -> &[u8] {
@@ -131,15 +133,16 @@ impl Slot {
         self.touched > SMALL
     }
 
-    /// Gives the memory behind a long payload back to the kernel; its content is lost.
+    /// Gives the memory behind long payloads back to the kernel; its content is lost.
     pub(crate) fn discard(&mut self) {
-        if self.is_large() {
+        if self.keeps || self.is_large() {
             // SAFETY: both pages and length are inside the mapping, of which nothing is borrowed.
             unsafe {
                 let payload = self.memory.as_ptr().add(HEADER_ROOM);
                 libc::madvise(payload.cast(), CAPACITY, libc::MADV_DONTNEED);
             }
             self.touched = 0;
+            self.keeps = false;
         }
     }
 

@@ -1,9 +1,9 @@
 //! `chmod`, `chown`, `truncate`, `utimens`.
 
+use cairn_types::acl::{self, Acl};
 use cairn_types::{AttrChange, AttrFlags, Errno, Ino, OpReply, Timestamp};
 
 use super::{must_be_regular, reply};
-use crate::acl::{self, Acl};
 use crate::batch::Batch;
 use crate::edit::{CAPABILITY, file_size_max};
 use crate::error::ApplyError;

@@ -1,10 +1,10 @@
 //! Making nodes: `open(O_CREAT)`, `mkdir`, `mknod`, `symlink`, `open(O_TMPFILE)`.
 
+use cairn_types::acl::{self, Acl};
 use cairn_types::limits::SYMLINK_MAX;
 use cairn_types::{AttrFlags, Errno, FileKind, Ino, Maker, Name, NewNode, OpReply};
 
 use super::reply;
-use crate::acl::{self, Acl};
 use crate::batch::{ApplyContext, Batch};
 use crate::edit::xattr_flags;
 use crate::error::ApplyError;

@@ -1,16 +1,14 @@
 //! Extended attributes, access control lists among them.
 
+use cairn_types::acl::{self, Acl};
 use cairn_types::limits::{XATTR_NAME_MAX, XATTR_VALUE_MAX};
 use cairn_types::{AttrFlags, Errno, FileKind, Ino, OpReply, Timestamp, XattrMode};
 
 use super::reply;
-use crate::acl::{self, Acl};
 use crate::batch::Batch;
 use crate::error::ApplyError;
 use crate::record::InodeRecord;
 use crate::view::Rows;
-
-const SET_GID: u32 = 0o2000;
 
 /// Bytes of all names of one node, each with its NUL: more than `listxattr` can return (`XATTR_LIST_MAX`) would be
 /// attributes that nobody sees.
@@ -106,15 +104,10 @@ fn set_acl(
         if !inode.attr.is_dir() && list.is_some() {
             return Err(Errno::EACCES.into());
         }
-    } else if let Some(access) = &list {
-        let (permissions, equivalent) = access.mode();
-        inode.attr.mode = inode.attr.mode & !0o777 | permissions;
-        if clear_set_gid {
-            inode.attr.mode &= !SET_GID;
-        }
-        if equivalent {
-            list = None;
-        }
+    } else if let Some(access) = &list
+        && inode.attr.take_access_list(access, clear_set_gid)
+    {
+        list = None;
     }
     batch.set_xattr_row(inode, name, list.as_ref().map(|_| value))
 }

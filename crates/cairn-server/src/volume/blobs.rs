@@ -1,10 +1,12 @@
 //! File bytes: storing blobs, reading them, looking into reports of damage.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairn_chunks::{BlobPlace, ChunkError, NewBlob, PackId};
+use cairn_chunks::{BlobPlace, ChunkError, NewBlob, PackId, PackStore, ReadBlob};
 use cairn_meta::Snapshot;
 use cairn_types::{BlobId, Errno, SessionId};
 use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobPlacement, BlobRange, Failure};
@@ -90,29 +92,42 @@ impl Inner {
 
     /// Begins a flush if much has been written since the last.
     fn flush_ahead(self: &Arc<Self>, written: u64) {
-        use std::sync::atomic::Ordering::Relaxed;
-        if self.unflushed.fetch_add(written, Relaxed) + written < FLUSH_AHEAD {
+        if self.unflushed.fetch_add(written, Ordering::Relaxed) + written < FLUSH_AHEAD {
             return;
         }
-        self.unflushed.store(0, Relaxed);
+        self.unflushed.store(0, Ordering::Relaxed);
         self.maintenance.flush_soon();
     }
 
+    /// Few bytes are read at once, unless that would make many wait for the disk one after the other: while one reader waits for it,
+    /// what is not in memory is left to threads that may wait.
     pub(super) async fn read_blobs(self: &Arc<Self>, ranges: Vec<BlobRange>) -> Reply {
         let bytes: usize = ranges.iter().map(|range| range.length as usize).sum();
         if bytes <= INLINE_MAX {
-            return self.read_ranges(&ranges);
+            if self.readers.load(Ordering::Relaxed) == 0 {
+                return self.read_ranges(&ranges, PackStore::read);
+            }
+            match self.read_ranges(&ranges, PackStore::read_from_memory) {
+                Err(failure) if failure.errno == Errno::EAGAIN => {}
+                reply => return reply,
+            }
         }
         let inner = Arc::clone(self);
-        let read = move || inner.read_ranges(&ranges);
+        let read = move || inner.read_ranges(&ranges, PackStore::read);
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(Errno::EIO.into()))
     }
 
-    fn read_ranges(&self, ranges: &[BlobRange]) -> Reply {
-        let read = self.each_range(ranges, |blob, place, range| self.chunks.read(blob, place, range))?;
+    fn read_ranges(
+        &self,
+        ranges: &[BlobRange],
+        read: fn(&PackStore, BlobId, &BlobPlace, Range<u32>) -> Result<ReadBlob, ChunkError>,
+    ) -> Reply {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        let read = self.each_range(ranges, |blob, place, range| read(&self.chunks, blob, place, range));
+        self.readers.fetch_sub(1, Ordering::Relaxed);
         let mut parts = Vec::with_capacity(ranges.len());
         let mut bulk = Vec::with_capacity(ranges.len());
-        for (_, read) in read {
+        for (_, read) in read? {
             self.counters.blob_bytes_sent.add(read.data.len() as u64);
             let length = read.data.len() as u32;
             parts.push(BlobPart { offset: read.data_offset, length, checksums: read.checksums });
@@ -157,7 +172,7 @@ impl Inner {
     fn each_range<T>(
         &self,
         ranges: &[BlobRange],
-        read: impl Fn(BlobId, &BlobPlace, std::ops::Range<u32>) -> Result<T, ChunkError>,
+        read: impl Fn(BlobId, &BlobPlace, Range<u32>) -> Result<T, ChunkError>,
     ) -> Result<Vec<(PackId, T)>, Failure> {
         let mut outcomes = Vec::with_capacity(ranges.len());
         let mut snapshot = self.snapshot()?;
@@ -201,6 +216,7 @@ impl Inner {
             ChunkError::Gone { .. } => {
                 Failure { errno: Errno::ENOENT, message: format!("blob {blob} is no longer there") }
             }
+            ChunkError::NotInMemory { .. } => Errno::EAGAIN.into(),
             ChunkError::OutOfRange { .. } => Failure { errno: Errno::EINVAL, message: error.to_string() },
             _ => {
                 self.counters.blobs_damaged.add(1);

@@ -46,7 +46,7 @@ mod tests;
 mod usage;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -173,6 +173,8 @@ struct Inner {
     durable_order: AtomicU64,
     /// Places of blobs that the next durable commit makes useless.
     dead_when_durable: Mutex<Vec<BlobPlace>>,
+    /// Reads of blobs that are under way.
+    readers: AtomicUsize,
     /// Bytes written to packs since the last flush that was begun for their sake.
     unflushed: AtomicU64,
     /// Something was deleted whose extents may have to be dropped in the background.

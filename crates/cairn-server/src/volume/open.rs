@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_chunks::{BlobPlace, PackId, PackStore, Recovery};
@@ -161,6 +161,7 @@ fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, V
         order_at_start: order,
         durable_order: AtomicU64::new(order),
         dead_when_durable: useless.into(),
+        readers: AtomicUsize::new(0),
         unflushed: AtomicU64::new(0),
         deleted: AtomicBool::new(true),
         damage,

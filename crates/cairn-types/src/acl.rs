@@ -3,12 +3,14 @@
 //! Only what the file system owes the kernel: that a list is well-formed, that it and the mode agree, and that children
 //! inherit. Whether somebody may do something is decided by the kernel.
 
-use cairn_types::{Errno, FsResult};
+use crate::errno::{Errno, FsResult};
 
 /// What the names of both lists begin with.
-pub(crate) const PREFIX: &[u8] = b"system.posix_acl_";
-pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
-pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
+pub const PREFIX: &[u8] = b"system.posix_acl_";
+/// Who may do what with a node.
+pub const ACCESS: &[u8] = b"system.posix_acl_access";
+/// What is made in a directory inherits this.
+pub const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const UNDEFINED_ID: u32 = u32::MAX;
@@ -30,12 +32,12 @@ struct Entry {
 
 /// A well-formed list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Acl(Vec<Entry>);
+pub struct Acl(Vec<Entry>);
 
 impl Acl {
     /// Reads what the kernel sends. `None` for the empty list, which stands for removal. `EINVAL` for anything
     /// malformed, `EOPNOTSUPP` for another version.
-    pub(crate) fn parse(value: &[u8]) -> FsResult<Option<Self>> {
+    pub fn parse(value: &[u8]) -> FsResult<Option<Self>> {
         let (header, body) = value.split_first_chunk::<4>().ok_or(Errno::EINVAL)?;
         if u32::from_le_bytes(*header) != VERSION {
             return Err(Errno::EOPNOTSUPP);
@@ -59,7 +61,8 @@ impl Acl {
         if acl.is_valid() { Ok(Some(acl)) } else { Err(Errno::EINVAL) }
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// The kernel's form.
+    pub fn encode(&self) -> Vec<u8> {
         let mut value = VERSION.to_le_bytes().to_vec();
         for entry in &self.0 {
             value.extend(entry.tag.to_le_bytes());
@@ -100,7 +103,7 @@ impl Acl {
     }
 
     /// The permission bits that this list shows as a mode, and whether it says nothing more than they do.
-    pub(crate) fn mode(&self) -> (u32, bool) {
+    pub fn mode(&self) -> (u32, bool) {
         let mut mode = 0;
         let mut mask = None;
         let mut equivalent = true;
@@ -125,13 +128,13 @@ impl Acl {
 
     /// Makes a default list the access list of a new node that was asked for with `mode`: each limits the other.
     /// Answers the mode's permission bits.
-    pub(crate) fn restrict(&mut self, mode: u32) -> u32 {
+    pub fn restrict(&mut self, mode: u32) -> u32 {
         self.each_class(|permissions, shift| *permissions &= (mode >> shift & 7) as u16);
         self.mode().0
     }
 
     /// `chmod`: the classes that a mode shows take its bits.
-    pub(crate) fn set_mode(&mut self, mode: u32) {
+    pub fn set_mode(&mut self, mode: u32) {
         self.each_class(|permissions, shift| *permissions = (mode >> shift & 7) as u16);
     }
 
@@ -156,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    pub(crate) fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
         let entries = entries.iter().map(|&(tag, permissions, id)| Entry { tag, permissions, id });
         Acl(entries.collect()).encode()
     }
