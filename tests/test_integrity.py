@@ -178,7 +178,7 @@ def test_fsync_flushes_bytes_and_then_what_points_to_them(server: harness.Server
     """What no kill can show, because the machine goes on: fsync is answered after the server's disk has everything."""
     descriptor = os.open(own_mount.path / "file", os.O_RDWR | os.O_CREAT)
     trace = server.lab.root / "trace"
-    command = ["strace", "-f", "-y", "-e", "trace=openat,pwritev,fsync,fdatasync", "-o", str(trace), "-p", str(server.pid)]
+    command = ["strace", "-f", "-y", "-e", "trace=openat,pwrite64,pwritev,fsync,fdatasync", "-o", str(trace), "-p", str(server.pid)]
     tracer = harness.Process(server.lab, "strace", command)
     tracer.wait_for("attached")
     try:
@@ -186,6 +186,9 @@ def test_fsync_flushes_bytes_and_then_what_points_to_them(server: harness.Server
         os.fsync(descriptor)
         # Nothing is waited for here: what is in the trace by now was done before the answer.
         calls = trace.read_text(encoding="utf-8", errors="replace").splitlines()
+        os.write(descriptor, data(5000))
+        os.fsync(descriptor)
+        calls_of_second = trace.read_text(encoding="utf-8", errors="replace").splitlines()[len(calls) :]
     finally:
         tracer.stop()
         os.close(descriptor)
@@ -198,6 +201,10 @@ def test_fsync_flushes_bytes_and_then_what_points_to_them(server: harness.Server
     if made:
         folder = [index for index, call in enumerate(calls) if "sync(" in call and call.rstrip().endswith("= 0") and "/packs>" in call]
         assert folder and made[-1] < folder[-1] < recorded[-1], f"the entry of the new pack was not flushed: {calls}"
+    # Few bytes in a pack that is not new go to the log, with what points to them.
+    places = [next((at for at, call in enumerate(calls_of_second) if all(part in call for part in parts)), -1)
+              for parts in (("pwritev(", ".pack"), ("pwrite64(", "meta.log"), ("fdatasync(", "meta.log>"))]
+    assert -1 < places[0] < places[1] < places[2], f"the log was not flushed: {calls_of_second}"
 
 
 def test_unsynced_work_is_safe_after_a_few_seconds(server: harness.Server, own_mount: harness.Mount):

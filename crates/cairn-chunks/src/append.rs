@@ -167,7 +167,7 @@ impl PackStore {
             return Err(ChunkError::writing(&self.files.path(writer.pack.id))(error));
         }
         writer.pack.length.store(end, Ordering::Release);
-        self.flusher.add(writer.pack.id, &writer.file, end);
+        self.flusher.add(writer.pack.id, &writer.file, start, end);
         Ok(places)
     }
 
@@ -224,7 +224,7 @@ impl PackStore {
         let pack = Arc::new(Pack::new(id, PACK_HEADER_LEN, false));
         self.packs.write().insert(id, Arc::clone(&pack));
         self.flusher.add_directory();
-        self.flusher.add(id, &file, PACK_HEADER_LEN);
+        self.flusher.add(id, &file, 0, PACK_HEADER_LEN);
         Ok(Writer { pack, file, salt: header.salt })
     }
 }

@@ -31,6 +31,7 @@ mod scan;
 mod store;
 mod sync;
 mod sys;
+mod tails;
 #[cfg(test)]
 mod tests;
 
@@ -43,3 +44,4 @@ pub use reclaim::{Freed, PackStats};
 pub use recover::{Cut, FoundBlob, Recovery};
 pub use scan::{Scan, ScanItem, ScannedRecord};
 pub use store::{Options, PackStore};
+pub use tails::restore_tails;

@@ -118,7 +118,7 @@ impl PackStore {
             let reusable = pack.usable && pack.length < pack_limit;
             let shared = Arc::new(Pack::new(pack.id, pack.length, !reusable));
             if let Some(file) = pack.unflushed {
-                store.flusher.add(pack.id, &file, pack.length);
+                store.flusher.add(pack.id, &file, 0, pack.length);
             }
             if reusable {
                 store.writers.offer(Arc::clone(&shared));

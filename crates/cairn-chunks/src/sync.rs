@@ -19,6 +19,7 @@ use crate::files::PackFiles;
 use crate::place::PackId;
 use crate::store::PackStore;
 use crate::sys;
+use crate::tails::Tail;
 
 /// How many bytes of each pack that changed are durable.
 type DurableLengths = Vec<(PackId, u64)>;
@@ -48,6 +49,8 @@ struct Unflushed {
 struct UnflushedPack {
     /// Kept open: the kernel reports a failed write to descriptors that were open when it failed.
     file: Arc<File>,
+    /// Bytes before this are flushed, or stored elsewhere until they are.
+    stored: u64,
     /// End of the last whole record, in bytes.
     length: u64,
 }
@@ -58,10 +61,33 @@ struct Round {
 }
 
 impl Flusher {
-    /// `pack` has been written up to `length`.
-    pub(crate) fn add(&self, pack: PackId, file: &Arc<File>, length: u64) {
-        let unflushed = UnflushedPack { file: Arc::clone(file), length };
-        self.state.lock().unflushed.packs.insert(pack, unflushed);
+    /// `pack` has been written from `start` up to `length`.
+    pub(crate) fn add(&self, pack: PackId, file: &Arc<File>, start: u64, length: u64) {
+        let mut state = self.state.lock();
+        let known = state.unflushed.packs.get(&pack).map_or(start, |known| known.stored.min(start));
+        let unflushed = UnflushedPack { file: Arc::clone(file), stored: known, length };
+        state.unflushed.packs.insert(pack, unflushed);
+    }
+
+    /// What is neither flushed nor stored elsewhere, unless it is more than `most` bytes; from now on it counts as stored.
+    pub(crate) fn take_tails(&self, most: u64) -> Option<Vec<Tail>> {
+        let mut state = self.state.lock();
+        // What a flush under way has taken may not be durable yet.
+        if state.running || state.unflushed.directory || self.poison.get().is_some() {
+            return None;
+        }
+        let total: u64 = state.unflushed.packs.values().map(|pack| pack.length - pack.stored).sum();
+        if total > most {
+            return None;
+        }
+        let mut tails = Vec::new();
+        for (&pack, unflushed) in &mut state.unflushed.packs {
+            let start = std::mem::replace(&mut unflushed.stored, unflushed.length);
+            if start < unflushed.length {
+                tails.push(Tail { pack, file: Arc::clone(&unflushed.file), start, end: unflushed.length });
+            }
+        }
+        Some(tails)
     }
 
     pub(crate) fn add_directory(&self) {

@@ -56,7 +56,7 @@ fn main() -> Outcome<()> {
     report("durable commits", 100, start.elapsed());
     drop(store);
     let start = Instant::now();
-    drop(VolumeStore::open(&path, RedbEngine::CACHE_BYTES_DEFAULT)?);
+    drop(VolumeStore::open(&path, RedbEngine::CACHE_BYTES_DEFAULT, &mut |_| Ok(()))?);
     println!("open after an orderly close: {:?}", start.elapsed());
 
     kill_and_open(&path, files, &folder)?;
@@ -160,7 +160,7 @@ fn kill_and_open(path: &Path, files: u64, folder: &Path) -> Outcome<()> {
     child.kill()?;
     child.wait()?;
     let start = Instant::now();
-    let store = VolumeStore::open(path, RedbEngine::CACHE_BYTES_DEFAULT)?;
+    let store = VolumeStore::open(path, RedbEngine::CACHE_BYTES_DEFAULT, &mut |_| Ok(()))?;
     println!("open after kill -9: {:?}", start.elapsed());
     let findings = check::check(&store.snapshot(), &mut |_| {})?;
     assert!(findings.is_empty(), "{findings:?}");
@@ -168,7 +168,7 @@ fn kill_and_open(path: &Path, files: u64, folder: &Path) -> Outcome<()> {
 }
 
 fn work_until_killed(path: &Path) -> Outcome<()> {
-    let store = VolumeStore::open(path, RedbEngine::CACHE_BYTES_DEFAULT)?;
+    let store = VolumeStore::open(path, RedbEngine::CACHE_BYTES_DEFAULT, &mut |_| Ok(()))?;
     loop {
         make_files(&store, Ino::ROOT, 1000)?;
     }

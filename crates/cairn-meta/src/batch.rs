@@ -53,8 +53,10 @@ pub struct CommitOutcome {
     pub fragmented: Vec<(Ino, u32)>,
     /// Order number of the last change that is contained.
     pub order: u64,
-    /// Whether the commit is durable: as asked for, or because handing out numbers demanded it.
+    /// Whether the commit is on stable storage: as asked for, or because handing out numbers demanded it.
     pub durable: bool,
+    /// Whether it is there to stay, and not only in the log ([`Batch::commit_logged`]).
+    pub settled: bool,
 }
 
 /// Extents of one chunk beyond which it is worth putting together again.
@@ -441,11 +443,30 @@ impl Batch {
 
     /// Writes everything. With `durable`, it is on stable storage on return, with all commits before it.
     pub fn commit(mut self, durable: bool) -> Result<CommitOutcome, StoreError> {
+        let durable = self.set_ceilings(durable);
+        let outcome = CommitOutcome { durable, settled: durable, ..self.finish()? };
+        if durable || !self.changes.is_empty() {
+            self.shared.commit(&self.changes, self.volume.clone(), durable)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Writes everything, and puts it on stable storage with all commits before it, the short way: in a log, together with
+    /// `attachment`, which [`VolumeStore::open`](crate::VolumeStore::open) gives back after a crash. Where the outcome is not
+    /// durable, the log could not take it: everything is applied, and a durable commit must follow.
+    pub fn commit_logged(mut self, attachment: &[u8]) -> Result<CommitOutcome, StoreError> {
+        self.set_ceilings(true);
+        let outcome = self.finish()?;
+        let durable = self.shared.commit_logged(&self.changes, self.volume.clone(), attachment)?;
+        Ok(CommitOutcome { durable, ..outcome })
+    }
+
+    /// Puts the last rows among the changes, and says what they bring about.
+    fn finish(&mut self) -> Result<CommitOutcome, StoreError> {
         if self.poisoned {
             return Err(StoreError::Poisoned);
         }
-        let durable = self.set_ceilings(durable);
-        let mut outcome = CommitOutcome { order: self.volume.last_order, durable, ..CommitOutcome::default() };
+        let mut outcome = CommitOutcome { order: self.volume.last_order, ..CommitOutcome::default() };
         for (&blob, &place) in &self.unreferenced {
             if self.blob(blob)?.is_none() {
                 outcome.freed.push((blob, place));
@@ -463,9 +484,6 @@ impl Batch {
         }
         if self.volume != *self.base.volume {
             self.changes.insert(layout::VOLUME.to_vec(), Some(self.volume.encode()));
-        }
-        if durable || !self.changes.is_empty() {
-            self.shared.commit(&self.changes, self.volume.clone(), durable)?;
         }
         Ok(outcome)
     }

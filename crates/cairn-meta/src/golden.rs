@@ -19,10 +19,13 @@ use crate::record::{
 };
 use crate::{VolumeStore, layout};
 
-const NEW_VOLUME: &str = "010a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
-                          00010201010100";
-const USED_VOLUME: &str = "010a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
-                           80200282801081801083801080801003";
+const NEW_VOLUME: &str = "030a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
+                          00010201010100066e617469766580040080808020";
+/// As programs wrote it that knew no log.
+const FIRST_VOLUME: &str = "010a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
+                            00010201010100";
+const USED_VOLUME: &str = "030a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
+                           80200282801081801083801080801003066e617469766580040080808020";
 const NEW_ROOT: &str = "1100ed030200000100000080aaea550001";
 
 fn hex(bytes: &[u8]) -> String {
@@ -126,7 +129,7 @@ fn golden_volume() {
 
 #[test]
 fn golden_volume_with_a_profile() {
-    let row = "020a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
+    let row = "030a6167763677327163673704776f726b0445552d318080800280808080288080a00180ee89ab0d\
                00020201010103076d6f6f73656673808004804080808020";
     let config = VolumeConfig { profile: "moosefs".to_owned(), allocation: Allocation::MOOSEFS, ..config() };
     let record = VolumeRecord {
@@ -140,7 +143,9 @@ fn golden_volume_with_a_profile() {
         last_order: 3,
     };
     assert_eq!(hex(&record.encode()), row);
-    assert_eq!(VolumeRecord::decode(&bytes(row)).ok(), Some(record));
+    assert_eq!(VolumeRecord::decode(&bytes(row)).as_ref().ok(), Some(&record));
+    // Version 2 has the same fields.
+    assert_eq!(VolumeRecord::decode(&bytes(&row.replacen("03", "02", 1))).ok(), Some(record));
 }
 
 #[test]
@@ -250,6 +255,19 @@ fn golden_new_volume() {
 }
 
 #[test]
+fn golden_first_volume_is_raised() {
+    let engine = MemoryEngine::default();
+    let root = bytes(NEW_ROOT);
+    let rows = [(vec![0x01], Some(bytes(FIRST_VOLUME))), (vec![0x10, 0x01, 0x01], Some(root))];
+    engine.commit(&rows.into(), true).expect("memory");
+    let store = VolumeStore::open_in(Box::new(engine.clone())).expect("readable");
+    assert_eq!(store.snapshot().config(), &config());
+    engine.crash();
+    let row = engine.reader().expect("memory").get(&[0x01]).expect("memory").expect("a row");
+    assert_eq!(hex(&row), NEW_VOLUME);
+}
+
+#[test]
 fn golden_database() {
     let directory = tempfile::tempdir().expect("directory");
     let path: &Path = &directory.path().join("meta.redb");
@@ -257,7 +275,7 @@ fn golden_database() {
     let database = Database::open(path).expect("a redb file");
     let transaction = database.begin_read().expect("read");
     let tables = transaction.list_tables().expect("tables").map(|table| table.name().to_owned());
-    assert_eq!(tables.collect::<Vec<_>>(), ["cairn"]);
+    assert_eq!(tables.collect::<Vec<_>>(), ["cairn", "log"]);
     let table = transaction.open_table(TableDefinition::<&[u8], &[u8]>::new("cairn")).expect("of byte strings");
     let row = table.get([0x01].as_slice()).expect("read").expect("a row");
     assert_eq!(hex(row.value()), NEW_VOLUME);

@@ -8,7 +8,7 @@ use cairn_types::{Attr, AttrFlags, FileKind, Ino, Timestamp};
 use parking_lot::RwLock;
 
 use crate::batch::Batch;
-use crate::engine::{Changes, Engine, RedbEngine};
+use crate::engine::{Changes, Engine, RedbEngine, Restore};
 use crate::error::StoreError;
 use crate::layout;
 use crate::record::{InodeRecord, VolumeConfig, VolumeRecord};
@@ -45,9 +45,10 @@ impl VolumeStore {
     }
 
     /// Opens the volume at `path`; `cache_bytes` bounds the memory for cached pages
-    /// ([`RedbEngine::CACHE_BYTES_DEFAULT`]).
-    pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
-        Self::open_in(Box::new(RedbEngine::open(path, cache_bytes)?))
+    /// ([`RedbEngine::CACHE_BYTES_DEFAULT`]). `restore` is handed what was given to [`Batch::commit_logged`] along with changes
+    /// that must be brought back, in their order, and has it on stable storage when it returns.
+    pub fn open(path: &Path, cache_bytes: usize, restore: &mut Restore<'_>) -> Result<Self, StoreError> {
+        Self::open_in(Box::new(RedbEngine::open(path, cache_bytes, restore)?))
     }
 
     /// Makes a volume in an empty engine.
@@ -99,6 +100,15 @@ impl VolumeStore {
         let reader = engine.reader()?;
         let row = reader.get(layout::VOLUME)?.ok_or_else(|| StoreError::Damaged("no volume row".to_owned()))?;
         let volume = VolumeRecord::decode(&row)?;
+        let renewed = volume.encode();
+        let reader = if renewed == row {
+            reader
+        } else {
+            // Of an older format. Programs that know only that one must not open it any more.
+            drop(reader);
+            engine.commit(&Changes::from([(layout::VOLUME.to_vec(), Some(renewed))]), true)?;
+            engine.reader()?
+        };
         let numbering = Numbering {
             ino: volume.ino_ceiling,
             blob: volume.blob_ceiling,
@@ -142,6 +152,24 @@ impl Shared {
     /// Commits and lets readers see it.
     pub(crate) fn commit(&self, changes: &Changes, volume: VolumeRecord, durable: bool) -> Result<(), StoreError> {
         self.engine.commit(changes, durable)?;
+        self.show(volume)
+    }
+
+    /// As [`Shared::commit`]; see [`Engine::commit_logged`].
+    pub(crate) fn commit_logged(
+        &self,
+        changes: &Changes,
+        volume: VolumeRecord,
+        attachment: &[u8],
+    ) -> Result<bool, StoreError> {
+        let logged = self.engine.commit_logged(changes, attachment)?;
+        if !changes.is_empty() {
+            self.show(volume)?;
+        }
+        Ok(logged)
+    }
+
+    fn show(&self, volume: VolumeRecord) -> Result<(), StoreError> {
         let reader = self.engine.reader()?;
         let previous = std::mem::replace(&mut *self.current.write(), Snapshot { reader, volume: Arc::new(volume) });
         // Outside the lock: the engine may have work to do when its last reader goes.

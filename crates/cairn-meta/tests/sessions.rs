@@ -142,16 +142,16 @@ fn a_redb_file_survives_a_kill() {
     make_file(&store, "durable", true);
     make_file(&store, "lost", false);
     assert_eq!(store.snapshot().entries(ROOT, None, 9).expect("root").len(), 2);
-    assert!(matches!(VolumeStore::open(&path, 1 << 20), Err(StoreError::Locked { .. })));
+    assert!(matches!(VolumeStore::open(&path, 1 << 20, &mut |_| Ok(())), Err(StoreError::Locked { .. })));
     assert!(matches!(VolumeStore::create(&path, config()), Err(StoreError::Exists { .. })));
     // What a killed process leaves is what is in the file at that moment.
     let copy = folder.path().join("copy.redb");
     std::fs::copy(&path, &copy).expect("room on disk");
-    let killed = VolumeStore::open(&copy, 1 << 20).expect("repairable");
+    let killed = VolumeStore::open(&copy, 1 << 20, &mut |_| Ok(())).expect("repairable");
     let entries = killed.snapshot().entries(ROOT, None, 9).expect("root");
     assert_eq!(entries.iter().map(|(name, ..)| name.to_string()).collect::<Vec<_>>(), ["durable"]);
     drop(store);
-    let reopened = VolumeStore::open(&path, RedbEngine::CACHE_BYTES_DEFAULT).expect("closed in order");
+    let reopened = VolumeStore::open(&path, RedbEngine::CACHE_BYTES_DEFAULT, &mut |_| Ok(())).expect("closed in order");
     assert_eq!(cairn_meta::check::check(&reopened.snapshot(), &mut |_| {}).expect("readable"), []);
 }
 
@@ -159,7 +159,7 @@ fn a_redb_file_survives_a_kill() {
 fn files_that_are_no_volume_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("meta.redb");
-    assert!(matches!(VolumeStore::open(&path, 1 << 20), Err(StoreError::Missing { .. })));
+    assert!(matches!(VolumeStore::open(&path, 1 << 20, &mut |_| Ok(())), Err(StoreError::Missing { .. })));
     std::fs::write(&path, vec![7; 10_000]).expect("room on disk");
-    assert!(matches!(VolumeStore::open(&path, 1 << 20), Err(StoreError::Damaged(_))));
+    assert!(matches!(VolumeStore::open(&path, 1 << 20, &mut |_| Ok(())), Err(StoreError::Damaged(_))));
 }

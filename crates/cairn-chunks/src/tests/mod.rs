@@ -7,6 +7,7 @@ mod read;
 mod reclaim;
 mod recover;
 mod sync;
+mod tails;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

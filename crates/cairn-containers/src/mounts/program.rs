@@ -97,14 +97,17 @@ impl Mounter for CairnProgram {
     }
 }
 
-/// A mount point is on another device than its parent; a mount without a process answers with ENOTCONN or ECONNABORTED.
+/// A mount point is on another device than its parent; a mount without a process answers with ENOTCONN or ECONNABORTED, but not
+/// while the kernel knows the answer itself. `statfs` it never does.
 fn look(directory: &Path) -> MountState {
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    let dead = |kind| matches!(kind, io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted);
     match (device(directory), directory.parent().map(device)) {
-        (Ok(own), Some(Ok(outer))) if own != outer => MountState::Live,
-        (Err(error), _) if matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted) => {
-            MountState::Dead
-        }
+        (Ok(own), Some(Ok(outer))) if own != outer => match rustix::fs::statfs(directory).map_err(io::Error::from) {
+            Err(error) if dead(error.kind()) => MountState::Dead,
+            _ => MountState::Live,
+        },
+        (Err(error), _) if dead(error.kind()) => MountState::Dead,
         (Err(error), _) if error.kind() != io::ErrorKind::NotFound => MountState::Live,
         _ => MountState::Absent,
     }

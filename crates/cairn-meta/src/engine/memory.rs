@@ -58,6 +58,11 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn commit_logged(&self, changes: &Changes, _attachment: &[u8]) -> Result<bool, StoreError> {
+        self.apply(changes, true);
+        Ok(true)
+    }
+
     fn stored_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.0.lock().applied.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum())
     }

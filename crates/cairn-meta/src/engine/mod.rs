@@ -4,6 +4,7 @@
 //! Readers see the state of one commit for as long as they live. Concurrency control, caching of meaning and counters
 //! are the tree's own, so that an engine over an object store can take the place of the embedded one.
 
+mod log;
 mod memory;
 mod redb;
 
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 pub use self::memory::MemoryEngine;
-pub use self::redb::RedbEngine;
+pub use self::redb::{RedbEngine, Restore};
 use crate::error::StoreError;
 
 /// Changes of one commit, in the order of keys; `None` deletes.
@@ -34,6 +35,10 @@ pub trait Engine: Send + Sync {
     /// Applies `changes` atomically. With `durable`, this and every earlier commit is on stable storage on return;
     /// without, a crash returns to the last durable commit.
     fn commit(&self, changes: &Changes, durable: bool) -> Result<(), StoreError>;
+    /// Applies `changes` atomically and puts this and every earlier commit on stable storage the short way, in a log, together with
+    /// `attachment`: whoever opens the engine after a crash gets the changes back, and is handed the attachments, in their
+    /// order. `false` if that is not possible now: then the changes are applied, and a durable commit is needed.
+    fn commit_logged(&self, changes: &Changes, attachment: &[u8]) -> Result<bool, StoreError>;
     /// Bytes on disk.
     fn stored_bytes(&self) -> Result<u64, StoreError>;
 }

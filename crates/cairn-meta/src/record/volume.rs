@@ -55,15 +55,14 @@ pub struct VolumeRecord {
 }
 
 impl VolumeRecord {
-    /// Newest format that this program reads. It is written for volumes with an emulation profile; all others keep the
-    /// first one, which older programs read.
-    pub(crate) const FORMAT_VERSION: u64 = 2;
+    /// The format that this program writes: changes may be in the log that are not in the file. It reads all older ones.
+    pub(crate) const FORMAT_VERSION: u64 = 3;
+    /// Oldest format, of a volume without a profile.
     const FORMAT_VERSION_NATIVE: u64 = 1;
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(128);
-        let native = self.config.profile == NATIVE && self.config.allocation == Allocation::NATIVE;
-        value.varint(if native { Self::FORMAT_VERSION_NATIVE } else { Self::FORMAT_VERSION });
+        value.varint(Self::FORMAT_VERSION);
         value.bytes(self.config.id.as_str().as_bytes());
         value.bytes(self.config.name.as_bytes());
         value.bytes(self.config.data_center.as_bytes());
@@ -82,13 +81,11 @@ impl VolumeRecord {
         ] {
             value.varint(counter);
         }
-        if !native {
-            let (block, header, span) = self.config.allocation.parts();
-            value.bytes(self.config.profile.as_bytes());
-            value.varint(u64::from(block));
-            value.varint(u64::from(header));
-            value.varint(span);
-        }
+        let (block, header, span) = self.config.allocation.parts();
+        value.bytes(self.config.profile.as_bytes());
+        value.varint(u64::from(block));
+        value.varint(u64::from(header));
+        value.varint(span);
         value
     }
 
@@ -177,7 +174,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_decoded_or_refused(mut bytes: Vec<u8>, version in 1..=2u8) {
+        fn any_bytes_are_decoded_or_refused(mut bytes: Vec<u8>, version in 1..=3u8) {
             if let Some(first) = bytes.first_mut() {
                 *first = version;
             }
@@ -187,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_named() {
-        let error = VolumeRecord::decode(&[3, 1, 2, 3]).expect_err("version 3");
-        assert!(matches!(error, StoreError::NewerFormat { found: 3, known: 2 }));
+        let error = VolumeRecord::decode(&[4, 1, 2, 3]).expect_err("version 4");
+        assert!(matches!(error, StoreError::NewerFormat { found: 4, known: 3 }));
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! Work comes as [`Job`]s: closures over a [`Round`]. A round ends with a commit that others can read at once and that a
 //! crash of the machine or of the server may undo; about a second after the first change, or when somebody waits for
-//! it, a round ends with a durable one instead (file bytes first, then the metadata that point at them). Nobody is
-//! answered before the commit of his round.
+//! it, a round ends with a durable one instead (file bytes first, then the metadata that point at them). Where it is a program
+//! that waits, and for little, that is first a record in the log that holds both; the rest follows within the second.
+//! Nobody is answered before the commit of his round.
 //!
 //! A failure of the engine or of a flush stops all writing for good: what is on the disk after it cannot be known.
 //! Reading goes on.
@@ -15,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_meta::{ApplyError, Batch, CommitOutcome, StoreError};
+use cairn_meta::{ApplyError, Batch, CommitOutcome, StoreError, VolumeStore};
 use cairn_types::{Errno, FsResult, SessionId};
 use cairn_wire::Push;
 use cairn_wire::message::Failure;
@@ -32,6 +33,8 @@ const JOBS_MAX: usize = 1024;
 const JOBS_HERE_MAX: usize = 64;
 /// Longest time that a round goes on applying before it commits.
 const ROUND_MAX: Duration = Duration::from_millis(20);
+/// Most bytes of packs that go to the log, so that a program which waits for them need not wait for the packs.
+const LOGGED_MAX: u64 = 256 * 1024;
 /// Longest time between two pushes of the durable order while others make commits durable all the time.
 const PUSH_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -85,14 +88,35 @@ type Run = Box<dyn FnOnce(&mut Round<'_>) -> Finish + Send>;
 pub(super) enum Kind {
     /// Waits until sessions from before the start had time to come back.
     Normal,
-    /// As `Normal`, and answered when its round is on stable storage.
+    /// As `Normal`, and answered when its round is on stable storage, if only in the log.
     Flush,
     /// Is done at once.
     Early,
-    /// As `Early`, and answered when its round is on stable storage.
+    /// As `Early`, and answered when its round is on stable storage for good.
     Durable,
     /// As `Durable`, in a round of its own.
     Alone,
+}
+
+/// How safe a round is when it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Safety {
+    /// A crash may undo it.
+    None,
+    /// On stable storage, if only in the log.
+    Logged,
+    /// On stable storage where it is to stay.
+    Settled,
+}
+
+impl Kind {
+    fn safety(self) -> Safety {
+        match self {
+            Kind::Normal | Kind::Early => Safety::None,
+            Kind::Flush => Safety::Logged,
+            Kind::Durable | Kind::Alone => Safety::Settled,
+        }
+    }
 }
 
 /// Work for the committer.
@@ -318,7 +342,7 @@ impl Drop for PanicGuard<'_> {
 /// What the writer alone knows. Whoever holds it is the writer.
 pub(super) struct Worker {
     ledger: Ledger,
-    /// When the first change was committed that is not durable yet.
+    /// When the first change was committed that is not settled yet.
     dirty_since: Option<Instant>,
     last_push: Instant,
     pushed_order: u64,
@@ -342,13 +366,13 @@ pub(super) fn run(inner: Arc<Inner>) {
         let jobs = inner.committer.take();
         let due = worker.dirty_since.is_some_and(|since| since.elapsed() >= inner.options.durable_interval);
         if due || !jobs.is_empty() {
-            worker.round(&inner, jobs, due);
+            worker.round(&inner, jobs, if due { Safety::Settled } else { Safety::None });
         }
         worker.push_durable(&inner);
     }
     let mut worker = inner.worker.lock();
     if worker.dirty_since.is_some() {
-        worker.round(&inner, Vec::new(), true);
+        worker.round(&inner, Vec::new(), Safety::Settled);
     }
 }
 
@@ -372,7 +396,7 @@ impl Inner {
         let Some(jobs) = self.committer.take_if_quick() else { return false };
         let was_clean = worker.dirty_since.is_none();
         if !jobs.is_empty() {
-            worker.round(self, jobs, false);
+            worker.round(self, jobs, Safety::None);
         }
         if was_clean && worker.dirty_since.is_some() {
             // The thread has no deadline yet.
@@ -389,7 +413,7 @@ impl Worker {
         durable.into_iter().chain(push).min()
     }
 
-    fn round(&mut self, inner: &Inner, jobs: Vec<Job>, mut durable: bool) {
+    fn round(&mut self, inner: &Inner, jobs: Vec<Job>, mut safety: Safety) {
         if inner.committer.trouble().is_some() {
             // Dropping a job tells its caller, who asks for the reason.
             self.dirty_since = None;
@@ -411,19 +435,19 @@ impl Worker {
         let mut jobs = jobs.into_iter();
         while round.failure.is_none() && (finishes.is_empty() || begin.elapsed() < ROUND_MAX) {
             let Some(job) = jobs.next() else { break };
-            durable |= matches!(job.kind, Kind::Flush | Kind::Durable | Kind::Alone);
+            safety = safety.max(job.kind.safety());
             finishes.push((job.run)(&mut round));
         }
         let failure = round.failure.take();
         inner.committer.put_back(jobs);
         let outcome = match failure {
             Some(error) => Err(error.to_string()),
-            None => commit(inner, batch, durable),
+            None => commit(inner, &store, batch, safety),
         };
         inner.leases.with(super::leases::Table::unpin_all);
         match outcome {
             Ok(outcome) => {
-                self.dirty_since = if outcome.durable { None } else { self.dirty_since.or(changed.then(Instant::now)) };
+                self.dirty_since = if outcome.settled { None } else { self.dirty_since.or(changed.then(Instant::now)) };
                 inner.committed(outcome);
                 for finish in finishes {
                     finish(Ok(()));
@@ -458,16 +482,36 @@ impl Worker {
     }
 }
 
-fn commit(inner: &Inner, mut batch: Batch, durable: bool) -> Result<CommitOutcome, String> {
-    // File bytes are durable before the metadata that point at them.
-    let durable = durable || batch.must_be_durable();
-    if durable {
-        let synced = inner.chunks.sync().map_err(|error| error.to_string())?;
-        for (pack, length) in inner.blobs.durable_lengths(synced) {
-            batch.set_pack_durable_length(pack, length).map_err(|error| error.to_string())?;
+fn commit(inner: &Inner, store: &VolumeStore, batch: Batch, safety: Safety) -> Result<CommitOutcome, String> {
+    if safety == Safety::Logged
+        && let Some(tails) = inner.chunks.take_tails(LOGGED_MAX)
+    {
+        let outcome = batch.commit_logged(&tails).map_err(|error| error.to_string())?;
+        inner.blobs.settle();
+        if outcome.durable {
+            inner.counters.commits_logged.add(1);
+            return Ok(outcome);
         }
+        // The log is full.
+        let rest = store.begin().map_err(|error| error.to_string())?;
+        let settled = settle(inner, rest)?;
+        return Ok(CommitOutcome { durable: settled.durable, settled: settled.settled, ..outcome });
     }
-    let outcome = batch.commit(durable).map_err(|error| error.to_string())?;
+    if safety != Safety::None || batch.must_be_durable() {
+        return settle(inner, batch);
+    }
+    let outcome = batch.commit(false).map_err(|error| error.to_string())?;
+    inner.blobs.settle();
+    Ok(outcome)
+}
+
+/// Commits durably: file bytes are durable before the metadata that point at them.
+fn settle(inner: &Inner, mut batch: Batch) -> Result<CommitOutcome, String> {
+    let synced = inner.chunks.sync().map_err(|error| error.to_string())?;
+    for (pack, length) in inner.blobs.durable_lengths(synced) {
+        batch.set_pack_durable_length(pack, length).map_err(|error| error.to_string())?;
+    }
+    let outcome = batch.commit(true).map_err(|error| error.to_string())?;
     inner.blobs.settle();
     Ok(outcome)
 }

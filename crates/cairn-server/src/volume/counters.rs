@@ -35,6 +35,7 @@ macro_rules! counters {
 counters!(
     commits,
     commits_durable,
+    commits_logged,
     changes_applied,
     changes_refused,
     changes_repeated,

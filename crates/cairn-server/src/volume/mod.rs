@@ -212,6 +212,8 @@ impl Inner {
         if outcome.durable {
             self.counters.commits_durable.add(1);
             self.durable_order.fetch_max(outcome.order, Ordering::AcqRel);
+        }
+        if outcome.settled {
             let dead = std::mem::take(&mut *dead);
             self.maintenance.free(dead);
         }

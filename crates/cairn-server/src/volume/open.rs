@@ -105,13 +105,15 @@ pub(super) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Vo
 
 /// Opens what is on the disk. Also answers sessions that cannot come back.
 fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
-    let store = VolumeStore::open(&directory.join(METADATA), options.metadata_cache)?;
+    let packs = directory.join(PACKS);
+    let mut restore = |tails: &[u8]| cairn_chunks::restore_tails(&packs, tails);
+    let store = VolumeStore::open(&directory.join(METADATA), options.metadata_cache, &mut restore)?;
     let salvage = store.salvage()?;
     let snapshot = store.snapshot();
     let records = snapshot.pack_records()?;
     let known: Vec<(PackId, u64)> =
         records.iter().map(|(pack, record)| (PackId(*pack), record.durable_length)).collect();
-    let (chunks, recovery) = PackStore::open(directory.join(PACKS), &options.packs, known.iter().copied())?;
+    let (chunks, recovery) = PackStore::open(packs.clone(), &options.packs, known.iter().copied())?;
     let blobs = PendingBlobs::default();
     blobs.set_recorded(known.into_iter());
     let useless = adopt(&snapshot, &blobs, &recovery)?;

@@ -133,6 +133,52 @@ async fn a_blob_that_waits_for_its_metadata_survives_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_synced_survives_a_power_cut_by_the_log() {
+    let slow = VolumeOptions { durable_interval: Duration::from_secs(60), ..options() };
+    let fixture = Fixture::with(1 << 30, slow.clone()).await;
+    let mount = fixture.mount().await;
+    let packs = fixture.path().join("packs");
+    let mut files = Vec::new();
+    let mut flushed = Vec::new();
+    for number in 0..20u8 {
+        let ino = mount.create(Ino::ROOT, &format!("file{number}"), NewNode::Regular).await.expect("made");
+        let blob = mount.put(ino, &[number; 3000]).await;
+        mount.journal_as(u64::from(number) + 1, vec![write(ino, blob, 3000)]).await.remove(0).result.expect("written");
+        mount.sync().await;
+        files.push((ino, number));
+        if number == 0 {
+            // The pack is new, so it was flushed.
+            flushed = lengths(&packs);
+        }
+    }
+    assert_eq!(counter(&fixture.volume, "commits_logged"), 19);
+
+    let disk = copy_of(fixture.path());
+    for (name, length) in flushed {
+        let file = std::fs::OpenOptions::new().write(true).open(disk.path().join("packs").join(name)).expect("a pack");
+        file.set_len(length).expect("cut");
+    }
+    for _ in 0..2 {
+        let volume = Arc::new(Volume::open(disk.path(), &slow).await.expect("opened"));
+        let back = Mount::new(Arc::clone(&volume), Some(mount.resume())).await.expect("resumed");
+        assert_eq!(back.welcome.journal_applied, 20);
+        back.ask(reclaim(vec![], vec![])).await.expect("reclaimed");
+        for (ino, number) in &files {
+            assert_eq!(back.content(*ino).await, [*number; 3000]);
+        }
+        let found = volume.check(CheckOptions { repair: false, data: true }, |_| {}).await.expect("checked");
+        assert_eq!(found.problems, Vec::<String>::new());
+        volume.close().await.expect("closed");
+    }
+}
+
+/// Names and lengths of the files in a directory.
+fn lengths(directory: &Path) -> Vec<(std::ffi::OsString, u64)> {
+    let entries = std::fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry"));
+    entries.map(|entry| (entry.file_name(), entry.metadata().expect("a file").len())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_entry_of_a_journal_is_refused_again_after_a_kill() {
     let fixture = Fixture::new().await;
     let mount = fixture.mount().await;
