@@ -1,7 +1,9 @@
 //! Recognising walks: programs that go through a directory, its names or the contents of its files, and so tell what they
 //! will want next. Only the counting is here; asking and fetching are done elsewhere.
 
-use cairn_types::Name;
+use std::collections::{HashSet, VecDeque};
+
+use cairn_types::{Ino, Name};
 
 /// Recognises a walk: names that are looked up one after the other in the order of the listing. A question about one name
 /// is then answered with the names that follow it, twice as many each time for as long as they are used.
@@ -116,9 +118,127 @@ impl ContentWalk {
     }
 }
 
+/// Directories that were listed last, by which it is seen that another one continues a walk.
+const LISTED: usize = 64;
+/// Listings in a row that make a walk.
+const TREE_STREAK: u32 = 2;
+/// Fewest and most directories that are listed ahead of a walk.
+const AHEAD_MIN: u32 = 4;
+const AHEAD_MAX: u32 = 64;
+/// Listings that may have been made for nothing before that counts against making more.
+const AHEAD_ALLOWANCE: u64 = 256;
+/// Directories in a row whose files were read (or not) after which the contents of those that follow are fetched (or not).
+const READING_MAX: u32 = 3;
+
+/// Recognises a walk through a tree: directories are listed that lie in those listed before. The next ones are then listed ahead of
+/// the walk, more each time, and the contents of small files fetched along if those of the directories before were read.
+#[derive(Debug, Default)]
+pub(crate) struct TreeWalk {
+    listed: VecDeque<Ino>,
+    streak: u32,
+    window: u32,
+    /// Listed ahead, and not by the walk yet.
+    ahead: HashSet<Ino>,
+    fetched: u64,
+    used: u64,
+    /// Small files that were read since the last listing.
+    reads: u32,
+    /// Directories in a row whose files were read; counted down for those whose files were not.
+    reading: u32,
+}
+
+impl TreeWalk {
+    /// A directory is being listed, from its start. How many to list ahead.
+    pub(crate) fn listed(&mut self, directory: Ino, parent: Option<Ino>) -> u32 {
+        self.used += u64::from(self.ahead.remove(&directory));
+        if std::mem::take(&mut self.reads) > 0 {
+            self.reading = (self.reading + 1).min(READING_MAX);
+        } else {
+            self.reading = self.reading.saturating_sub(1);
+        }
+        let continues = parent.is_some_and(|parent| parent != directory && self.listed.contains(&parent));
+        self.streak = if continues { self.streak.saturating_add(1) } else { 0 };
+        if !self.listed.contains(&directory) {
+            if self.listed.len() == LISTED {
+                self.listed.pop_front();
+            }
+            self.listed.push_back(directory);
+        }
+        if self.streak < TREE_STREAK {
+            self.window = 0;
+            self.ahead.clear();
+            return 0;
+        }
+        let wasted = self.fetched.saturating_sub(self.used);
+        let useful = wasted <= AHEAD_ALLOWANCE || self.used >= self.fetched / 2;
+        self.window = if useful { (self.window * 2).clamp(AHEAD_MIN, AHEAD_MAX) } else { 0 };
+        self.window
+    }
+
+    /// A small file is being read from its start.
+    pub(crate) fn read(&mut self) {
+        self.reads = self.reads.saturating_add(1);
+    }
+
+    /// Whether the walk reads the files that it comes by.
+    pub(crate) fn reads_contents(&self) -> bool {
+        self.reading > 0 || self.reads > 0
+    }
+
+    /// Notes that a directory will be listed ahead; `false` if that was done already, or enough are.
+    pub(crate) fn list_ahead(&mut self, directory: Ino) -> bool {
+        if self.ahead.len() >= self.window as usize || self.listed.contains(&directory) {
+            return false;
+        }
+        let new = self.ahead.insert(directory);
+        self.fetched += u64::from(new);
+        new
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_walk_through_a_tree_is_listed_ahead_and_a_look_here_and_there_is_not() {
+        let mut walk = TreeWalk::default();
+        assert_eq!(walk.listed(Ino(1), None), 0);
+        assert_eq!(walk.listed(Ino(2), Some(Ino(1))), 0);
+        assert_eq!(walk.listed(Ino(3), Some(Ino(1))), AHEAD_MIN);
+        let noted: Vec<bool> = (4..10).map(|ino| walk.list_ahead(Ino(ino))).collect();
+        assert_eq!(noted, [true, true, true, true, false, false]);
+        assert_eq!(walk.listed(Ino(4), Some(Ino(1))), 2 * AHEAD_MIN);
+        assert!(!walk.list_ahead(Ino(4)), "it was listed");
+        assert!(walk.list_ahead(Ino(8)));
+        assert_eq!(walk.listed(Ino(100), Some(Ino(99))), 0, "somewhere else");
+        assert!(!walk.list_ahead(Ino(101)));
+        // A program that looks at directories of one parent, and at none of those below, soon makes no more work.
+        let mut waste = TreeWalk::default();
+        waste.listed(Ino(1), None);
+        let mut ahead = 0;
+        for directory in 0..5000u64 {
+            let window = waste.listed(Ino(10 + directory), Some(Ino(1)));
+            ahead +=
+                (0..u64::from(window)).filter(|child| waste.list_ahead(Ino(100_000 + directory * 100 + child))).count();
+            waste.ahead.clear();
+        }
+        assert!(ahead as u64 <= AHEAD_ALLOWANCE + u64::from(AHEAD_MAX), "{ahead} listings for nothing");
+    }
+
+    #[test]
+    fn contents_are_fetched_along_for_a_walk_that_reads_them() {
+        let mut walk = TreeWalk::default();
+        walk.listed(Ino(1), None);
+        walk.listed(Ino(2), Some(Ino(1)));
+        assert!(!walk.reads_contents());
+        walk.read();
+        assert!(walk.reads_contents());
+        walk.listed(Ino(3), Some(Ino(2)));
+        assert!(walk.reads_contents(), "the files of the one before were read");
+        walk.listed(Ino(4), Some(Ino(2)));
+        assert!(!walk.reads_contents());
+    }
 
     fn name(number: u32) -> Name {
         Name::new(format!("{number:08}").as_bytes()).expect("valid")

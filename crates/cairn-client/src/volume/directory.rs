@@ -58,6 +58,11 @@ impl Listing {
         self.first + self.page.len() as u64
     }
 
+    /// Whether names are missing that will be handed to the directory's cache.
+    pub(super) fn is_collecting(&self) -> bool {
+        self.collected.is_some()
+    }
+
     /// The latest page that begins at `cursor` or before.
     fn mark(&self, cursor: u64) -> (u64, Option<Name>) {
         let index = self.marks.partition_point(|(start, _)| *start <= cursor);
@@ -66,11 +71,18 @@ impl Listing {
 }
 
 /// A page as it came from the cache or the server.
-struct Page {
+pub(super) struct Page {
     entries: Vec<(Name, Link)>,
     complete: bool,
     /// The directory's epoch that the page belongs to, if its lease covered it from question to answer.
     epoch: Option<u64>,
+}
+
+impl Page {
+    /// The name after which the next page begins; `None` if there is none.
+    pub(super) fn last_name(&self) -> Option<Name> {
+        self.entries.last().filter(|_| !self.complete).map(|(name, _)| name.clone())
+    }
 }
 
 impl Shared {
@@ -105,9 +117,11 @@ impl Shared {
             return Ok(Vec::new());
         }
         let mut listing = handle.listing.lock().await;
+        let mut ahead = 0;
         if cursor == 0 {
             listing.restart();
             self.note_access(&node);
+            ahead = self.note_listing(&node);
         }
         let overhead = if with_attributes { ENTRY_PLUS_BYTES } else { ENTRY_BYTES };
         let mut left = max_bytes as usize;
@@ -144,6 +158,7 @@ impl Shared {
             entries.push(DirEntry { name, ino: link.ino, kind: link.kind, cursor: next, entry });
             next += 1;
         }
+        self.list_ahead(&node, ahead);
         Ok(entries)
     }
 
@@ -153,6 +168,9 @@ impl Shared {
             return Ok(ino);
         }
         let node = self.table.get_or_insert(ino);
+        if let Some(parent) = self.known_parent(&node) {
+            return Ok(parent);
+        }
         let reply = match self.query(Query::Parent { directory: ino }, &[&node]).await {
             Ok(reply) => reply,
             // A removed directory that is still open has nothing above it.
@@ -164,6 +182,18 @@ impl Shared {
             QueryAnswer::Parent(parent) => Ok(parent),
             other => unfitting(&other),
         }
+    }
+
+    /// The directory in which this one is known to be, under that one's lease.
+    fn known_parent(&self, node: &Node) -> Option<Ino> {
+        let (parent, name) = {
+            let state = node.lock();
+            state.parent.zip(state.name.clone())?
+        };
+        let parent = self.table.get(parent)?;
+        let state = parent.lock();
+        let leads_here = matches!(state.directory()?.get(&name), Cached::Present(link) if link.ino == node.ino);
+        (leads_here && self.usable(&state, LeaseMode::Shared)).then_some(parent.ino)
     }
 
     /// Moves the page so that it holds `cursor`. `false` if the listing ends before it.
@@ -202,7 +232,12 @@ impl Shared {
     }
 
     /// One page of names after `after`.
-    async fn page(self: &Arc<Self>, node: &Arc<Node>, after: Option<Name>, with_attributes: bool) -> FsResult<Page> {
+    pub(super) async fn page(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        after: Option<Name>,
+        with_attributes: bool,
+    ) -> FsResult<Page> {
         let limit = if with_attributes { PAGE_WITH_ATTRIBUTES } else { PAGE_OF_NAMES };
         if let Some(page) = self.cached_page(node, after.as_ref(), limit, with_attributes) {
             return Ok(page);
@@ -252,16 +287,7 @@ impl Shared {
         if !worthwhile {
             return Ok(());
         }
-        let mut listing = Listing::default();
-        let mut after = None;
-        loop {
-            let page = self.page(node, after.clone(), true).await?;
-            collect_page(node, &mut listing, after.is_none(), &page);
-            match page.entries.into_iter().next_back() {
-                Some((last, _)) if !page.complete && listing.collected.is_some() => after = Some(last),
-                _ => return Ok(()),
-            }
-        }
+        self.list_whole(node).await
     }
 
     /// A page from the directory's cache, if all names are known, and with attributes all nodes, too.
@@ -317,7 +343,7 @@ impl Shared {
 }
 
 /// Adds a page to what is collected for the directory's cache, and hands that over when it is whole.
-fn collect_page(node: &Node, listing: &mut Listing, from_start: bool, page: &Page) {
+pub(super) fn collect_page(node: &Node, listing: &mut Listing, from_start: bool, page: &Page) {
     let Some(epoch) = page.epoch else {
         listing.collected = None;
         return;

@@ -21,7 +21,9 @@ mod names;
 mod neighbours;
 mod read;
 mod series;
+
 pub(crate) mod space;
+mod subtree;
 mod warm;
 mod write;
 mod xattrs;
@@ -54,6 +56,7 @@ use crate::readahead::WINDOW_MAX;
 use crate::room::Room;
 use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
+use crate::walk::TreeWalk;
 use crate::writeback::WriteBack;
 use crate::writeback::journal::Journal;
 
@@ -174,6 +177,8 @@ pub(crate) struct Shared {
     pub runtime: Runtime,
     pub writeback: WriteBack,
     pub journal: Journal,
+    /// The walk through the tree that is going on, if one is.
+    pub tree_walk: Mutex<TreeWalk>,
     /// Files that were declared open at the server because an open was expected.
     pub expected_opens: Mutex<Vec<Ino>>,
     /// Nodes with an access time to send.
@@ -226,6 +231,7 @@ impl Volume {
                 writeback: WriteBack::new(options.dirty_bytes, options.flush_delay),
                 journal: Journal::new(options.flush_delay),
                 expected_opens: Mutex::default(),
+                tree_walk: Mutex::default(),
                 access_times: Mutex::default(),
                 closing: AtomicBool::new(false),
                 options,

@@ -1,4 +1,5 @@
-//! Small files that are read one after the other: the contents of those that follow are fetched along.
+//! Small files that are read one after the other: the contents of those that follow are fetched along, and those of directories
+//! that a walk will come to ([`super::subtree`]).
 //!
 //! Which and how many is decided in [`crate::walk`]; here the files are found. Only what is known under leases is looked
 //! at, nothing is asked for but contents: names, attributes and extents came with the listing.
@@ -28,6 +29,7 @@ impl Shared {
         if size > SMALL {
             return;
         }
+        self.tree_walk.lock().read();
         let mut wants = self.missing(parts);
         let along = self.neighbours(node, wants.is_empty());
         if !along.is_empty() {
@@ -54,6 +56,23 @@ impl Shared {
             let files = cache.known_after(&after).filter(|(_, link)| link.kind == FileKind::Regular);
             (files.take(count as usize * LOOKED_AT).map(|(name, link)| (name.clone(), link.ino)).collect(), count)
         };
+        self.contents_of(&directory, candidates, count)
+    }
+
+    /// Begins to fetch the contents of the first files of a directory, up to `most`.
+    pub(super) fn fetch_contents_of(self: &Arc<Self>, directory: &Arc<Node>, most: u32) {
+        let candidates: Vec<(Name, Ino)> = {
+            let state = directory.lock();
+            let Some(names) = state.directory().and_then(|cache| cache.listing(None)) else { return };
+            let files = names.filter(|(_, link)| link.kind == FileKind::Regular);
+            files.take(most as usize * LOOKED_AT).map(|(name, link)| (name.clone(), link.ino)).collect()
+        };
+        let wants = self.contents_of(directory, candidates, most);
+        self.blocks.fetch(&self.fetch_context(), &wants);
+    }
+
+    /// What is missing here of the first `count` of these files for which that is anything.
+    fn contents_of(&self, directory: &Arc<Node>, candidates: Vec<(Name, Ino)>, count: u32) -> Vec<Want> {
         let mut wants = Vec::new();
         let mut names = Vec::new();
         let mut bytes = 0;

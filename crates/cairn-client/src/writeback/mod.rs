@@ -2,8 +2,8 @@
 //! other buffered changes ([`journal`]); and what happens to content that can no longer be sent ([`recovery`]).
 //!
 //! A file is flushed about [`VolumeOptions::flush_delay`](crate::volume::VolumeOptions) after a change, sooner when much
-//! of it is buffered, when memory runs short, and when somebody waits for it (`fsync`, a recall). Files that are due at
-//! the same time share requests.
+//! of it is buffered, when memory runs short, and when somebody waits for it (`fsync`, a recall). When one file is due, those
+//! that would be due soon go with it: files made one after the other share requests.
 
 pub(crate) mod flush;
 pub(crate) mod journal;
@@ -130,15 +130,20 @@ impl WriteBack {
         self.wake.notify_one();
     }
 
-    /// Files that are due, or the time until the next one is (`None` if the queue is empty).
+    /// Files that are due, with those that are due within half of the delay; or the time until the next one is (`None` if the
+    /// queue is empty).
     fn take_due(&self) -> Result<Vec<Ino>, Option<Duration>> {
         let hurry = self.hurry.swap(false, Ordering::Relaxed);
         let now = Instant::now();
         let mut queue = self.queue.lock();
         let mut due = Vec::new();
+        let limit = match queue.front() {
+            Some((time, _)) if *time <= now => now + self.delay / 2,
+            _ => now,
+        };
         while due.len() < GROUP_FILES {
             match queue.front() {
-                Some((time, _)) if hurry || *time <= now => due.extend(queue.pop_front().map(|(_, ino)| ino)),
+                Some((time, _)) if hurry || *time <= limit => due.extend(queue.pop_front().map(|(_, ino)| ino)),
                 _ => break,
             }
         }
@@ -271,5 +276,15 @@ mod tests {
         assert!(writeback.is_full());
         writeback.adjust(110, 20);
         assert!(!writeback.is_full());
+    }
+
+    #[test]
+    fn files_that_are_due_soon_go_with_one_that_is_due() {
+        let writeback = WriteBack::new(100, Duration::from_secs(100));
+        for (ino, seconds) in [(1, 0), (2, 20), (3, 40), (4, 80)] {
+            writeback.enqueue_in(Ino(ino), Duration::from_secs(seconds));
+        }
+        assert_eq!(writeback.take_due(), Ok(vec![Ino(1), Ino(2), Ino(3)]));
+        assert!(matches!(writeback.take_due(), Err(Some(_))));
     }
 }

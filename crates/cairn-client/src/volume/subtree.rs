@@ -1,0 +1,91 @@
+//! A walk through a tree: the directories that it will come to are listed ahead of it, and their small files fetched.
+//!
+//! When and how far is decided in [`crate::walk::TreeWalk`]; here the directories are found: those in the one that is being listed, then
+//! those that follow it in its parent. Both are read from the caches alone.
+
+use std::sync::Arc;
+
+use cairn_types::{FileKind, FsResult, Ino, LeaseMode, Name};
+
+use super::Shared;
+use super::directory::{Listing, collect_page};
+use crate::inodes::Node;
+
+/// Directories with more entries are not listed ahead.
+const ENTRIES_MAX: u64 = 1000;
+/// Files whose contents are fetched along with a listing, at most.
+const FILES_MAX: u32 = 256;
+
+impl Shared {
+    /// The listing of a directory begins.
+    pub(super) fn note_listing(&self, node: &Node) -> u32 {
+        let parent = node.lock().parent;
+        self.tree_walk.lock().listed(node.ino, parent)
+    }
+
+    /// Lists up to `window` directories ahead of a walk that has come to this one.
+    pub(super) fn list_ahead(self: &Arc<Self>, node: &Arc<Node>, window: u32) {
+        if window == 0 {
+            return;
+        }
+        let mut candidates = self.directories_in(node, None, window);
+        let place = {
+            let state = node.lock();
+            state.parent.zip(state.name.clone())
+        };
+        if let Some((parent, name)) = place
+            && let Some(parent) = self.table.get(parent)
+        {
+            candidates.extend(self.directories_in(&parent, Some(&name), window));
+        }
+        for directory in candidates {
+            if self.tree_walk.lock().list_ahead(directory.ino) {
+                let shared = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    if let Err(errno) = shared.list_whole(&directory).await {
+                        tracing::debug!(ino = %directory.ino, ?errno, "listing ahead failed");
+                        return;
+                    }
+                    if shared.tree_walk.lock().reads_contents() {
+                        shared.fetch_contents_of(&directory, FILES_MAX);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Directories in `node` after a name that are worth listing: small, and not known whole.
+    fn directories_in(&self, node: &Node, after: Option<&Name>, most: u32) -> Vec<Arc<Node>> {
+        let found: Vec<Ino> = {
+            let state = node.lock();
+            if !self.usable(&state, LeaseMode::Shared) {
+                return Vec::new();
+            }
+            let Some(names) = state.directory().and_then(|cache| cache.listing(after)) else { return Vec::new() };
+            let directories = names.filter(|(_, link)| link.kind == FileKind::Directory);
+            directories.take(most as usize).map(|(_, link)| link.ino).collect()
+        };
+        let nodes = found.into_iter().filter_map(|ino| self.table.get(ino));
+        let unknown = |node: &Arc<Node>| {
+            let state = node.lock();
+            let small = state.attr.is_some_and(|attr| (1..=ENTRIES_MAX).contains(&attr.size));
+            let known = state.directory().is_some_and(|cache| cache.listing(None).is_some());
+            small && !known && state.pending == 0 && self.usable(&state, LeaseMode::Shared)
+        };
+        nodes.filter(unknown).collect()
+    }
+
+    /// Asks for all names of a directory, with attributes, and so learns which names are free in it.
+    pub(super) async fn list_whole(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
+        let mut listing = Listing::default();
+        let mut after = None;
+        loop {
+            let page = self.page(node, after.clone(), true).await?;
+            collect_page(node, &mut listing, after.is_none(), &page);
+            match page.last_name() {
+                Some(last) if listing.is_collecting() => after = Some(last),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
