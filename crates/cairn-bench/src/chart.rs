@@ -174,7 +174,8 @@ pub(crate) fn lines(axes: &Axes<'_>, names: &[&str], lines: &[Line]) -> String {
         let step = nice_step(widest / 6.0);
         for mark in 0..=(widest / step) as u32 {
             let at = f64::from(mark) * step;
-            let text = format!("{:.*}", usize::from(step < 1.0) + usize::from(step < 0.1), at);
+            // As many decimals as tell two marks apart.
+            let text = format!("{:.*}", (-step.log10().floor()).clamp(0.0, 9.0) as usize, at);
             svg.text(across(at), bottom + 15.0, 10.5, "middle", "fill=\"#555\"", &text);
         }
     }
