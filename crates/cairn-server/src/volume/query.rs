@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cairn_meta::{SeekTarget, Snapshot};
-use cairn_types::{Errno, FsResult, Ino, Name, SessionId};
+use cairn_types::{Attr, Errno, ExtentList, FsResult, Ino, Name, SessionId};
 use cairn_wire::message::{Answer, Failure, Grant, ListEntry, QueryAnswer};
 use cairn_wire::{Query, QueryReply};
 
@@ -22,6 +22,10 @@ const CHUNKS_MAX: u32 = 4096;
 /// How often a lookup starts again because the name led elsewhere meanwhile.
 const LOOKUPS_MAX: usize = 16;
 
+/// Nodes of a listing that one thread reads: several wait for the disk together.
+const NODES_EACH: usize = 256;
+
+type NodeRead = (Attr, Option<ExtentList>);
 type Answered = Result<(QueryAnswer, Vec<Grant>), Failure>;
 
 impl Inner {
@@ -170,21 +174,37 @@ impl Inner {
                 });
             }
         }
-        let now = self.snapshot()?;
+        let wanted: Vec<Option<Ino>> =
+            entries.iter().zip(&leased).map(|((_, ino, _), leased)| leased.map(|_| *ino)).collect();
+        let nodes = read_nodes(&self.snapshot()?, &wanted);
         let mut grants = Vec::new();
-        let listed = entries.into_iter().zip(leased).map(|((name, ino, kind), leased)| {
-            let node = leased.and_then(|grant| {
-                let node = now.node(ino).ok();
-                match node {
-                    Some(_) => grants.push(grant),
-                    None => self.leases.with(|table| table.withdraw(session, grant)),
-                }
-                node
-            });
+        let listed = entries.into_iter().zip(leased).zip(nodes).map(|(((name, ino, kind), leased), node)| {
+            match (leased, &node) {
+                (Some(grant), Some(_)) => grants.push(grant),
+                (Some(grant), None) => self.leases.with(|table| table.withdraw(session, grant)),
+                (None, _) => {}
+            }
             let (attr, content) = node.map_or((None, None), |(attr, content)| (Some(attr), content));
             ListEntry { name, ino, kind, attr, content }
         });
         let entries = listed.collect();
         Ok((QueryAnswer::List { entries, complete }, grants))
     }
+}
+
+/// Attributes and content of nodes; `None` for those that are not wanted or cannot be read.
+fn read_nodes(now: &Snapshot, wanted: &[Option<Ino>]) -> Vec<Option<NodeRead>> {
+    let read = |part: &[Option<Ino>]| -> Vec<Option<NodeRead>> {
+        part.iter().map(|ino| ino.and_then(|ino| now.node(ino).ok())).collect()
+    };
+    let (first, others) = wanted.split_at(wanted.len().min(NODES_EACH));
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others.chunks(NODES_EACH).map(|part| (part, scope.spawn(move || read(part)))).collect();
+        let mut nodes = read(first);
+        for (part, other) in others {
+            // A thread that panicked has read nothing.
+            nodes.extend(other.join().unwrap_or_else(|_| vec![None; part.len()]));
+        }
+        nodes
+    })
 }
