@@ -222,7 +222,7 @@ fn prepare_rings<F: FileSystem>(
     if wanted == Transport::Classic {
         return Ok((None, TransportInUse::classic("asked for")));
     }
-    let prepared = match transport::obstacle() {
+    let prepared = match transport::obstacle(wanted) {
         Some(reason) => Err(reason),
         None => Rings::prepare(shared).map_err(|error| transport::explain_refusal(&error)),
     };

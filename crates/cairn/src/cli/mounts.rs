@@ -13,7 +13,7 @@ use crate::size::Size;
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Transport {
     /// FUSE over io_uring where the kernel offers it, else classic. `cairn stats` says which and why. As root, switches it on in
-    /// the kernel (/sys/module/fuse/parameters/enable_uring), which concerns no other program.
+    /// the kernel (/sys/module/fuse/parameters/enable_uring) from Linux 6.18 on, which concerns no other program.
     #[default]
     Auto,
     /// FUSE over io_uring or no mount.
