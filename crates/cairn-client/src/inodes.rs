@@ -443,6 +443,8 @@ impl Drop for Waiting {
 }
 
 const SHARDS: usize = 64;
+/// Stamps of absent nodes that a shard notes one by one, twice.
+const FLOORS_MAX: usize = 4096;
 
 #[derive(Default)]
 struct Shard {
@@ -450,6 +452,25 @@ struct Shard {
     /// Stamps of recalls and returns of nodes that are not listed: this period's and the last one's.
     floors: HashMap<Ino, u64>,
     old_floors: HashMap<Ino, u64>,
+    /// The highest of those that were too many to be noted. It holds for every node that is not listed: a grant that is not above
+    /// it is asked for again.
+    floor: u64,
+}
+
+impl Shard {
+    fn floor_of(&self, ino: Ino) -> u64 {
+        let noted = self.floors.get(&ino).or_else(|| self.old_floors.get(&ino)).copied().unwrap_or(0);
+        noted.max(self.floor)
+    }
+
+    fn note_floor(&mut self, ino: Ino, stamp: u64) {
+        let floor = self.floors.entry(ino).or_insert(0);
+        *floor = (*floor).max(stamp);
+        if self.floors.len() >= FLOORS_MAX {
+            let oldest = std::mem::replace(&mut self.old_floors, std::mem::take(&mut self.floors));
+            self.floor = oldest.into_values().fold(self.floor, u64::max);
+        }
+    }
 }
 
 /// All nodes that something is known of.
@@ -491,7 +512,7 @@ impl Table {
             node.used.store(tick, Ordering::Relaxed);
             return Arc::clone(node);
         }
-        let floor = shard.floors.get(&ino).or_else(|| shard.old_floors.get(&ino)).copied().unwrap_or(0);
+        let floor = shard.floor_of(ino);
         let node = Arc::new(Node {
             ino,
             state: Mutex::new(NodeState::new(floor)),
@@ -510,8 +531,7 @@ impl Table {
         if let Some(node) = shard.nodes.get(&ino) {
             return Some(Arc::clone(node));
         }
-        let floor = shard.floors.entry(ino).or_insert(0);
-        *floor = (*floor).max(stamp);
+        shard.note_floor(ino, stamp);
         None
     }
 
@@ -532,7 +552,7 @@ impl Table {
             (state.stamp, state.lease, state.stamp.max(state.recalled))
         };
         shard.nodes.remove(&ino);
-        shard.floors.insert(ino, floor);
+        shard.note_floor(ino, floor);
         self.count.fetch_sub(1, Ordering::Relaxed);
         Some((stamp, mode))
     }
@@ -585,6 +605,7 @@ impl Table {
             let mut shard = shard.lock();
             shard.floors.clear();
             shard.old_floors.clear();
+            shard.floor = 0;
             for node in shard.nodes.values() {
                 let mut state = node.lock();
                 state.recalled = 0;
@@ -620,6 +641,24 @@ mod tests {
             version,
             flags: cairn_types::AttrFlags::default(),
         }
+    }
+
+    #[test]
+    fn stamps_of_any_number_of_absent_nodes_take_bounded_memory_and_stay_in_force() {
+        let table = Table::new();
+        let many = (4 * SHARDS * FLOORS_MAX) as u64;
+        for ino in 2..many {
+            assert!(table.get_or_void(Ino(ino), ino).is_none());
+        }
+        for shard in &table.shards {
+            let shard = shard.lock();
+            assert!(shard.floors.len() <= FLOORS_MAX && shard.old_floors.len() <= FLOORS_MAX);
+        }
+        for ino in (2..many).step_by(1001) {
+            assert!(table.get_or_insert(Ino(ino)).lock().recalled >= ino);
+        }
+        table.reset_stamps();
+        assert_eq!(table.get_or_insert(Ino(many + 1)).lock().recalled, 0);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::stats::add;
 use crate::volume::Shared;
 
 const TICK: Duration = Duration::from_secs(1);
+/// How often the table of nodes is looked at: a walk brings several ten thousand a second.
+const LOOKS: u32 = 10;
 /// Ticks between two rounds of access times.
 const ACCESS_TIMES: u64 = 5;
 /// Ticks after which stamps of absent nodes may be forgotten: far longer than an answer is under way.
@@ -92,7 +94,16 @@ impl Shared {
 
 async fn tick(shared: Weak<Shared>) {
     for count in 1u64.. {
-        tokio::time::sleep(TICK).await;
+        for _ in 0..LOOKS {
+            tokio::time::sleep(TICK / LOOKS).await;
+            let Some(shared) = shared.upgrade() else { return };
+            if shared.table.len() > shared.options.nodes {
+                let evictor = Arc::clone(&shared);
+                if shared.runtime.spawn_blocking(move || evictor.evict()).await.is_err() {
+                    tracing::error!("nodes could not be evicted");
+                }
+            }
+        }
         let Some(shared) = shared.upgrade() else { return };
         if shared.closing.load(std::sync::atomic::Ordering::SeqCst) {
             return;
@@ -106,12 +117,6 @@ async fn tick(shared: Weak<Shared>) {
         }
         if count % ACCESS_TIMES == 0 {
             shared.flush_access_times().await;
-        }
-        if shared.table.len() > shared.options.nodes {
-            let evictor = Arc::clone(&shared);
-            if shared.runtime.spawn_blocking(move || evictor.evict()).await.is_err() {
-                tracing::error!("nodes could not be evicted");
-            }
         }
     }
 }

@@ -124,7 +124,7 @@ const LISTED: usize = 64;
 const TREE_STREAK: u32 = 2;
 /// Fewest and most directories that are listed ahead of a walk.
 const AHEAD_MIN: u32 = 4;
-const AHEAD_MAX: u32 = 64;
+const AHEAD_MAX: u32 = 32;
 /// Listings that may have been made for nothing before that counts against making more.
 const AHEAD_ALLOWANCE: u64 = 256;
 /// Directories in a row whose files were read (or not) after which the contents of those that follow are fetched (or not).

@@ -97,7 +97,7 @@ impl Default for VolumeOptions {
             disk_cache: None,
             dirty_bytes: (memory / 8).min(256 << 20),
             read_ahead_bytes: WINDOW_MAX,
-            nodes: 200_000,
+            nodes: 150_000,
             flush_delay: Duration::from_secs(1),
             read_only: false,
             noatime: false,
