@@ -127,8 +127,9 @@ const AHEAD_MIN: u32 = 4;
 const AHEAD_MAX: u32 = 32;
 /// Listings that may have been made for nothing before that counts against making more.
 const AHEAD_ALLOWANCE: u64 = 256;
-/// Directories in a row whose files were read (or not) after which the contents of those that follow are fetched (or not).
-const READING_MAX: u32 = 3;
+/// Files of listed directories from which on their number says something, and beyond which older ones count half.
+const SEEN_MIN: u32 = 4;
+const SEEN_MAX: u32 = 256;
 
 /// Recognises a walk through a tree: directories are listed that lie in those listed before. The next ones are then listed ahead of
 /// the walk, more each time, and the contents of small files fetched along if those of the directories before were read.
@@ -141,21 +142,15 @@ pub(crate) struct TreeWalk {
     ahead: HashSet<Ino>,
     fetched: u64,
     used: u64,
-    /// Small files that were read since the last listing.
+    /// Files in directories that were listed, and how many of them were read.
+    seen: u32,
     reads: u32,
-    /// Directories in a row whose files were read; counted down for those whose files were not.
-    reading: u32,
 }
 
 impl TreeWalk {
     /// A directory is being listed, from its start. How many to list ahead.
     pub(crate) fn listed(&mut self, directory: Ino, parent: Option<Ino>) -> u32 {
         self.used += u64::from(self.ahead.remove(&directory));
-        if std::mem::take(&mut self.reads) > 0 {
-            self.reading = (self.reading + 1).min(READING_MAX);
-        } else {
-            self.reading = self.reading.saturating_sub(1);
-        }
         let continues = parent.is_some_and(|parent| parent != directory && self.listed.contains(&parent));
         self.streak = if continues { self.streak.saturating_add(1) } else { 0 };
         if !self.listed.contains(&directory) {
@@ -175,14 +170,24 @@ impl TreeWalk {
         self.window
     }
 
-    /// A small file is being read from its start.
-    pub(crate) fn read(&mut self) {
-        self.reads = self.reads.saturating_add(1);
+    /// The directory that was listed last has so many files.
+    pub(crate) fn saw_files(&mut self, files: u32) {
+        self.seen = self.seen.saturating_add(files);
+        while self.seen > SEEN_MAX {
+            self.seen /= 2;
+            self.reads /= 2;
+        }
     }
 
-    /// Whether the walk reads the files that it comes by.
+    /// A small file in this directory is being read from its start.
+    pub(crate) fn read(&mut self, directory: Option<Ino>) {
+        let of_the_walk = directory.is_some_and(|directory| self.listed.contains(&directory));
+        self.reads = (self.reads + u32::from(of_the_walk)).min(SEEN_MAX);
+    }
+
+    /// Whether the walk reads the files that it comes by: a good part of them, because some it will come back to.
     pub(crate) fn reads_contents(&self) -> bool {
-        self.reading > 0 || self.reads > 0
+        self.seen >= SEEN_MIN && self.reads >= self.seen / 3
     }
 
     /// Notes that a directory will be listed ahead; `false` if that was done already, or enough are.
@@ -229,14 +234,18 @@ mod tests {
     #[test]
     fn contents_are_fetched_along_for_a_walk_that_reads_them() {
         let mut walk = TreeWalk::default();
-        walk.listed(Ino(1), None);
-        walk.listed(Ino(2), Some(Ino(1)));
-        assert!(!walk.reads_contents());
-        walk.read();
-        assert!(walk.reads_contents());
-        walk.listed(Ino(3), Some(Ino(2)));
-        assert!(walk.reads_contents(), "the files of the one before were read");
-        walk.listed(Ino(4), Some(Ino(2)));
+        for directory in 1..20 {
+            walk.listed(Ino(directory), Some(Ino(1)));
+            walk.saw_files(10);
+            assert_eq!(walk.reads_contents(), directory > 1, "{directory}");
+            (0..9).for_each(|_| walk.read(Some(Ino(directory))));
+        }
+        // A program that lists and reads elsewhere: the compiled files beside the modules that it looks for.
+        for directory in 100..140 {
+            walk.listed(Ino(directory), Some(Ino(1)));
+            walk.saw_files(10);
+            (0..9).for_each(|_| walk.read(Some(Ino(1000 + directory))));
+        }
         assert!(!walk.reads_contents());
     }
 

@@ -29,7 +29,8 @@ impl Shared {
         if size > SMALL {
             return;
         }
-        self.tree_walk.lock().read();
+        let parent = node.lock().parent;
+        self.tree_walk.lock().read(parent);
         let mut wants = self.missing(parts);
         let along = self.neighbours(node, wants.is_empty());
         if !along.is_empty() {

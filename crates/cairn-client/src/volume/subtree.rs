@@ -28,6 +28,12 @@ impl Shared {
         if window == 0 {
             return;
         }
+        let files = {
+            let state = node.lock();
+            let names = state.directory().and_then(|cache| cache.listing(None));
+            names.map_or(0, |names| names.filter(|(_, link)| link.kind == FileKind::Regular).count())
+        };
+        self.tree_walk.lock().saw_files(u32::try_from(files).unwrap_or(u32::MAX));
         let mut candidates = self.directories_in(node, None, window);
         let place = {
             let state = node.lock();
