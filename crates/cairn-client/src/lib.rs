@@ -23,6 +23,7 @@ mod recall;
 mod room;
 pub mod session;
 mod stats;
+mod table;
 mod tls;
 mod transfers;
 mod upkeep;
