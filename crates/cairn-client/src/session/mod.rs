@@ -41,7 +41,7 @@ use cairn_types::{
     OpReply,
 };
 use cairn_wire::admin::VolumeInfo;
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::ClientInfo;
 use cairn_wire::message::{Answer, Applied, BlobHeader, BlobPart, BlobRange, Grant, LeaseReturn};
 use cairn_wire::{Query, QueryReply, Request};
 use parking_lot::Mutex;
@@ -104,7 +104,7 @@ pub struct SessionOptions {
     pub connect: ConnectOptions,
     /// Name or id of the volume.
     pub volume: String,
-    pub info: MountInfo,
+    pub info: ClientInfo,
     /// For how long requests wait for a server that cannot be reached; after that they fail with `EIO` until it is back.
     pub give_up_after: Duration,
     /// Read blobs from the server's pack files where it is on this host and hands over their descriptors.
@@ -113,7 +113,7 @@ pub struct SessionOptions {
 
 impl SessionOptions {
     /// With a patience of sixty seconds, and short circuit where it is possible.
-    pub fn new(connect: ConnectOptions, volume: impl Into<String>, info: MountInfo) -> Self {
+    pub fn new(connect: ConnectOptions, volume: impl Into<String>, info: ClientInfo) -> Self {
         let volume = volume.into();
         SessionOptions { connect, volume, info, give_up_after: Duration::from_secs(60), short_circuit: true }
     }
