@@ -18,6 +18,7 @@ mod here;
 mod inodes;
 mod memory;
 mod overlay;
+mod private;
 mod readahead;
 mod recall;
 mod room;
