@@ -14,9 +14,7 @@ mod directory;
 mod extents;
 mod handles;
 mod held_locks;
-mod here;
 mod inodes;
-mod memory;
 mod overlay;
 mod private;
 mod readahead;
@@ -35,7 +33,6 @@ mod writeback;
 pub use address::{ConnectOptions, ServerAddress};
 pub use admin::{AdminClient, AdminError};
 pub use cache::disk::{CacheReport, CachedVolume, DiskCacheError, DiskCacheOptions, evict, inspect};
-pub use here::run_here;
 pub use session::{OpenError, Session, SessionOptions};
 pub use stats::VolumeStats;
 pub use volume::{
