@@ -37,8 +37,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    BlobId, ByteRange, Errno, FileLock, FsResult, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, NewNode,
-    OpReply,
+    BlobId, ByteRange, Errno, FileLock, FsResult, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, OpReply,
 };
 use cairn_wire::admin::VolumeInfo;
 use cairn_wire::handshake::MountInfo;
@@ -66,7 +65,7 @@ pub use together::{Durable, JournalAnswer, JournalMessage};
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most changes in one journal message.
 pub const JOURNAL_OPS_MAX: usize = 2048;
-/// Largest estimate of one journal message's size ([`journal_weight`]), in bytes; the codec's limit is four times this.
+/// Largest estimate of one journal message's size ([`cairn_types::MetaOp::message_bytes`]), in bytes; the codec's limit is four times this.
 pub const JOURNAL_WEIGHT_MAX: usize = 1024 * 1024;
 
 /// What this client holds, for reclaiming it after a restart of the server.
@@ -203,17 +202,6 @@ impl Inner {
 fn unfitting<T>(answer: &Answer) -> FsResult<T> {
     tracing::error!(?answer, "the server's answer does not fit the request");
     Err(Errno::EIO)
-}
-
-/// About how many bytes a change and the answer to it take in their messages.
-pub fn journal_weight(op: &MetaOp) -> usize {
-    match op {
-        MetaOp::Write { extents, .. } => 256 + 40 * extents.len(),
-        MetaOp::SetXattr { value, .. } => 512 + value.len(),
-        MetaOp::Create { name, node: NewNode::Symlink(target), .. } => 512 + name.as_bytes().len() + target.len(),
-        MetaOp::Create { name, .. } | MetaOp::Link { name, .. } => 512 + name.as_bytes().len(),
-        _ => 1024,
-    }
 }
 
 impl Session {
