@@ -35,8 +35,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    AllocateMode, Allocation, AttrChange, Errno, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode,
-    XattrMode,
+    AllocateMode, Allocation, AttrChange, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
 };
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
@@ -48,6 +47,7 @@ use crate::api::{
 };
 use crate::cache::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 use crate::cache::fetch::Blocks;
+use crate::error::{Error, FsResult};
 use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
 use crate::memory;
@@ -150,7 +150,7 @@ pub enum CloseError {
     #[error("{files} files could not be written within the time limit; what they held was saved in {recovery}")]
     NotWritten { files: usize, recovery: String },
     #[error("the last changes could not be made durable: {0}")]
-    NotDurable(Errno),
+    NotDurable(Error),
 }
 
 /// A mounted volume. Cheap to clone: all clones are the same mount.
