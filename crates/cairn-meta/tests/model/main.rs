@@ -470,7 +470,10 @@ proptest! {
         pair.volume.rows.crash();
         pair.volume.store = cairn_meta::VolumeStore::open(Box::new(pair.volume.rows.clone())).expect("sound");
         pair.volume.assert_sound();
-        prop_assert_eq!(pair.volume.rows(), durable);
+        // But for the row that says who has opened it last.
+        let mut rows = pair.volume.rows();
+        rows.retain(|(key, _)| key != &[3]);
+        prop_assert_eq!(rows, durable);
     }
 
     /// One batch sees its own changes, and undoes failed operations to what it had changed before.
