@@ -89,14 +89,23 @@ impl Volume {
                 self.open_elsewhere.iter().filter(|(open, _)| *open == ino).map(|(_, session)| *session).collect()
             },
         };
+        let touched = batch.touched(op);
         let outcome = match batch.apply(&context, op) {
             Ok(applied) => Ok(applied),
             Err(ApplyError::Refused(errno)) => Err(errno),
             Err(ApplyError::Store(error)) => panic!("{error}"),
         };
         self.last_commit = batch.commit(Durability::Buffered).expect("memory");
-        if outcome.is_err() {
-            assert_eq!(self.rows(), before, "{op:?} failed and left a trace");
+        match &outcome {
+            // The maker keeps its lease on what the reply names: a touched node that it leaves out counts as gone.
+            Ok(Applied { reply, .. }) => {
+                let snapshot = self.snapshot();
+                for ino in touched.expect("readable") {
+                    let named = reply.attrs.iter().any(|attr| attr.ino == ino);
+                    assert_eq!(named, snapshot.attr(ino).is_ok(), "{op:?} touched {ino}, and its reply is {reply:?}");
+                }
+            }
+            Err(_) => assert_eq!(self.rows(), before, "{op:?} failed and left a trace"),
         }
         outcome
     }
