@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_runtime::spawn_inline;
 use cairn_types::{BlobId, Errno, Ino, LeaseMode, Source};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
@@ -16,7 +17,6 @@ use crate::cache::fetch::{FetchContext, Want};
 use crate::cache::{BLOCK, Part};
 use crate::error::FsResult;
 use crate::extents::{ExtentMap, Known};
-use crate::here::run_here;
 use crate::inodes::{Node, NodeState};
 use crate::overlay::Piece;
 use crate::stats::add;
@@ -283,9 +283,9 @@ impl Shared {
         if handle.ino != node.ino {
             return;
         }
-        let most = self.options.read_ahead_bytes.min(self.options.cache_bytes / 4);
+        let most = self.options.read_ahead_bytes.min(self.blocks.budget() / 4);
         // What is fetched ahead must still be there when it is read.
-        let budget = self.options.cache_bytes / 2;
+        let budget = self.blocks.budget() / 2;
         let (range, ends) = {
             let ahead = &mut handle.state.lock().read_ahead;
             (ahead.note(offset, length, size, most, budget), ahead.take_end(size))
@@ -294,7 +294,7 @@ impl Shared {
             return;
         }
         let (shared, ino) = (Arc::clone(self), node.ino);
-        run_here(&self.runtime, async move {
+        spawn_inline(&self.runtime, async move {
             if let Some(range) = range
                 && let Err(errno) = shared.prefetch(ino, range).await
             {
