@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_types::{
-    Acl, Attr, AttrChange, AttrFlags, FileKind, FsResult, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp,
-    XattrMode, acl, limits,
+    Acl, Attr, AttrChange, AttrFlags, FileKind, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp, XattrMode, acl,
+    limits,
 };
 use parking_lot::MutexGuard;
 
 use super::Shared;
 use crate::api::{AttrReply, Caller, Entry};
 use crate::directory::{Cached, Link};
+use crate::error::FsResult;
 use crate::inodes::{Content, FileState, Node, NodeState};
 use crate::overlay::Freeze;
 use crate::stats::add;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, FileKind, FsResult, Ino, LeaseMode, Name};
+use cairn_types::{Errno, FileKind, Ino, LeaseMode, Name};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
@@ -15,6 +15,7 @@ use super::Shared;
 use super::core::unfitting;
 use crate::api::{DirEntry, Entry, Handle};
 use crate::directory::{Cached, Link};
+use crate::error::FsResult;
 use crate::inodes::{Content, Node};
 
 /// Names in one page: with and without attributes, about as many as fill the kernel's requests and a message.
@@ -94,7 +95,7 @@ impl Shared {
         if !known {
             let reply = self.current_attr(ino).await?;
             if !reply.attr.is_dir() {
-                return Err(Errno::ENOTDIR);
+                return Err(Errno::ENOTDIR.into());
             }
         }
         Ok(self.handles.open_directory(ino))
@@ -110,7 +111,7 @@ impl Shared {
     ) -> FsResult<Vec<DirEntry>> {
         let handle = self.handles.directory(handle).ok_or(Errno::EBADF)?;
         if handle.ino != ino {
-            return Err(Errno::EBADF);
+            return Err(Errno::EBADF.into());
         }
         let node = self.table.get_or_insert(ino);
         if node.lock().gone().is_some() {
@@ -174,7 +175,7 @@ impl Shared {
         let reply = match self.query(Query::Parent { directory: ino }, &[&node]).await {
             Ok(reply) => reply,
             // A removed directory that is still open has nothing above it.
-            Err(Errno::ENOENT | Errno::ESTALE) => return Ok(ino),
+            Err(error) if error == Errno::ENOENT || error == Errno::ESTALE => return Ok(ino),
             Err(errno) => return Err(errno),
         };
         self.absorb(&reply.grants, &[]);
@@ -260,7 +261,7 @@ impl Shared {
         }
         let stands = reply.grants.iter().any(|grant| grant.ino == node.ino && grant.stamp > state.recalled);
         let covered = state.covers(LeaseMode::Shared) && (was_covered || stands);
-        let Some(cache) = state.directory_mut() else { return Err(Errno::ENOTDIR) };
+        let Some(cache) = state.directory_mut() else { return Err(Errno::ENOTDIR.into()) };
         let epoch = Some(cache.epoch()).filter(|epoch| covered && *epoch == asked);
         if let Some(epoch) = epoch {
             for (name, link) in &entries {

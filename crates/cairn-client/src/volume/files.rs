@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Errno, FileKind, FsResult, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
+use cairn_types::{Errno, FileKind, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
 use cairn_wire::message::LeaseReturn;
 
 use super::{CloseError, Shared};
 use crate::api::{Handle, Opened};
 use crate::cache::disk::DiskCache;
+use crate::error::FsResult;
 use crate::inodes::{Node, NodeState};
 use crate::writeback::FLUSH_SOON;
 
@@ -35,10 +36,10 @@ impl Shared {
             // kernel looked it up.
             let nameless = state.attr.is_some_and(|attr| attr.nlink == 0) && !state.declared_open;
             if state.opens == 0 && (state.removed || nameless) {
-                return Err(Errno::ESTALE);
+                return Err(Errno::ESTALE.into());
             }
             if state.attr.is_some_and(|attr| attr.kind == FileKind::Directory) && wants_to_write(open_flags) {
-                return Err(Errno::EISDIR);
+                return Err(Errno::EISDIR.into());
             }
             return Ok(self.open_locked(&mut state, ino, open_flags));
         }
@@ -81,7 +82,7 @@ impl Shared {
             return Ok(());
         }
         state.error_seen = error.sequence;
-        error.errno.map_or(Ok(()), Err)
+        error.errno.map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     pub(crate) async fn flush(self: &Arc<Self>, ino: Ino, handle: Handle, owner: LockOwner) -> FsResult<()> {
@@ -161,6 +162,7 @@ impl Shared {
     pub(crate) async fn fsync(self: &Arc<Self>, ino: Ino) -> FsResult<()> {
         let node = self.table.get_or_insert(ino);
         let synced = if self.options.read_only { None } else { self.sync_little(&node).await };
+        let is_synced = synced.is_some();
         let flushed = match synced {
             Some(synced) => synced,
             None => self.flush_node(&node).await,
@@ -171,12 +173,12 @@ impl Shared {
             if error.told_by_fsync < error.sequence {
                 error.told_by_fsync = error.sequence;
                 if let Some(errno) = error.errno {
-                    return Err(errno);
+                    return Err(errno.into());
                 }
             }
         }
         flushed?;
-        if self.options.read_only || synced.is_some() {
+        if self.options.read_only || is_synced {
             return Ok(());
         }
         self.flush_journal().await?;
@@ -209,7 +211,7 @@ impl Shared {
         let limit = self.sleep(deadline);
         let outcome = tokio::select! {
             outcome = self.sync_all() => outcome,
-            () = limit => Err(Errno::ETIMEDOUT),
+            () = limit => Err(Errno::ETIMEDOUT.into()),
         };
         let lost = self.save_unwritten().await;
         self.give_back_leases();

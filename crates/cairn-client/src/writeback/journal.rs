@@ -19,15 +19,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Errno, FsResult, Ino, LeaseMode, MetaOp, Name, OpReply};
+use cairn_types::{Errno, LeaseMode, MetaOp, OpReply};
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::flush::{Claim, claim_locked};
+use crate::error::{Error, FsResult};
 use crate::inodes::Node;
 use crate::overlay::Freeze;
-use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX, journal_weight};
+use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX};
 use crate::stats::add;
 use crate::volume::Shared;
 
@@ -55,7 +56,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn weight(&self) -> usize {
-        self.op.as_ref().map_or(0, journal_weight)
+        self.op.as_ref().map_or(0, MetaOp::message_bytes)
     }
 }
 
@@ -150,20 +151,6 @@ impl Journal {
     }
 }
 
-/// Names that a change concerns, and their directories.
-fn names_in(op: &MetaOp) -> [Option<(Ino, &Name)>; 2] {
-    match op {
-        MetaOp::Create { parent, name, .. }
-        | MetaOp::Link { parent, name, .. }
-        | MetaOp::Unlink { parent, name, .. }
-        | MetaOp::Rmdir { parent, name, .. } => [Some((*parent, name)), None],
-        MetaOp::Rename { parent, name, new_parent, new_name, .. } => {
-            [Some((*parent, name)), Some((*new_parent, new_name))]
-        }
-        _ => [None, None],
-    }
-}
-
 impl Shared {
     /// Task: sends entries for as long as the mount lives.
     pub(crate) async fn run_journal(self: Arc<Self>) {
@@ -190,15 +177,14 @@ impl Shared {
         if entry.makes_node {
             self.room.settle_node(true);
         }
-        if let Ok(reply) = &outcome {
-            // Content is taken over by whoever sent it.
-            if !entry.nodes.is_empty() {
-                self.absorb(&[], &reply.attrs);
+        // Content is taken over by whoever sent it.
+        if !entry.nodes.is_empty() {
+            match &outcome {
+                Ok(reply) => self.absorb(&[], &reply.attrs),
+                Err(error) => self.forget_refused(&entry, error),
             }
-        } else if !entry.nodes.is_empty() {
-            self.forget_refused(&entry, outcome.as_ref().err().copied().unwrap_or(Errno::EIO));
         }
-        let names = entry.op.as_ref().map_or([None, None], names_in);
+        let names = entry.op.as_ref().map_or([None, None], MetaOp::names);
         for node in &entry.nodes {
             let mut state = node.lock();
             state.change_answered(self.chunk_size);
@@ -220,21 +206,17 @@ impl Shared {
     }
 
     /// What was made here ahead of the server did not happen there.
-    fn forget_refused(self: &Arc<Self>, entry: &Entry, errno: Errno) {
+    fn forget_refused(self: &Arc<Self>, entry: &Entry, error: &Error) {
         add(&self.counters.journal_refused, 1);
         let Some(op) = &entry.op else { return };
-        let what = match op {
-            MetaOp::Create { name, .. }
-            | MetaOp::Unlink { name, .. }
-            | MetaOp::Rmdir { name, .. }
-            | MetaOp::Rename { name, .. }
-            | MetaOp::Link { name, .. } => name.to_string(),
-            op => format!("{op:?}").chars().take(40).collect(),
+        let what = match op.names() {
+            [Some((_, name)), _] => name.to_string(),
+            _ => format!("{op:?}").chars().take(40).collect(),
         };
-        if errno != Errno::ESHUTDOWN {
-            tracing::error!(name = what, ?errno, "a buffered change could not be made at the server and is lost");
+        if *error != Errno::ESHUTDOWN {
+            tracing::error!(name = what, ?error, "a buffered change could not be made at the server and is lost");
         }
-        let made = if let MetaOp::Create { ino, .. } = op { Some(*ino) } else { None };
+        let made = op.made_node();
         for node in &entry.nodes {
             let lost = if made == Some(node.ino) { self.take_lost(node) } else { None };
             let mut state = node.lock();
@@ -296,8 +278,8 @@ impl Shared {
             }
             tokio::select! {
                 () = progress => {}
-                () = &mut gave_up => return Err(Errno::EIO),
-                () = &mut limit => return Err(Errno::ETIMEDOUT),
+                () = &mut gave_up => return Err(Errno::EIO.into()),
+                () = &mut limit => return Err(Errno::ETIMEDOUT.into()),
             }
         }
     }
@@ -339,9 +321,9 @@ impl Shared {
         let limit = self.sleep(self.session.answer_limit());
         Some(tokio::select! {
             biased;
-            outcome = outcome => outcome.unwrap_or(Err(Errno::EIO)),
-            () = self.session.gave_up() => Err(Errno::EIO),
-            () = limit => Err(Errno::ETIMEDOUT),
+            outcome = outcome => outcome.unwrap_or(Err(Errno::EIO.into())),
+            () = self.session.gave_up() => Err(Errno::EIO.into()),
+            () = limit => Err(Errno::ETIMEDOUT.into()),
         })
     }
 
@@ -364,7 +346,7 @@ impl Shared {
         }
         let mut results = Vec::with_capacity(replies.len());
         for reply in replies {
-            results.push(reply.await.unwrap_or(Err(Errno::ESHUTDOWN)));
+            results.push(reply.await.unwrap_or(Err(Errno::ESHUTDOWN.into())));
         }
         results
     }
@@ -381,7 +363,7 @@ impl Shared {
             if let Some(claim) = entry.content.take() {
                 self.release_claim(&mut Some(claim));
             }
-            self.entry_answered(entry, Err(Errno::ESTALE));
+            self.entry_answered(entry, Err(Errno::ESTALE.into()));
         }
         self.journal.note_answered(count);
     }
@@ -399,6 +381,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use cairn_types::Ino;
+
     use super::*;
 
     fn entry(number: u64) -> Entry {
