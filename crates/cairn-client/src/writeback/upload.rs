@@ -8,7 +8,7 @@ use cairn_wire::message::BlobHeader;
 use tokio::task::{JoinError, JoinSet};
 
 use super::pack::{Draft, Sealed, pack};
-use crate::inodes::Node;
+use crate::node::Node;
 use crate::overlay::FrozenChunk;
 use crate::stats::add;
 use crate::volume::Shared;
