@@ -15,6 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_engine::{PushReceiver, Volume};
 use cairn_types::{Errno, SessionId};
 use cairn_wire::message::{BlobRange, Failure};
 use cairn_wire::{Frame, FrameError, FrameKind, FrameLimits, Push, Request, Response};
@@ -31,7 +32,6 @@ use crate::link::{LinkReader, LinkWriter, ReadError};
 use crate::metrics::RequestKind;
 use crate::server::Shared;
 use crate::stream::{ReadHalf, WriteHalf};
-use crate::volume::{PushReceiver, Volume};
 
 /// Bytes in flight are counted in units of so many, because a semaphore counts in 32 bits.
 const BYTES_UNIT: usize = 1024;

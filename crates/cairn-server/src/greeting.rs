@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use cairn_engine::{AttachmentId, PushReceiver, Volume, push_channel};
 use cairn_types::SessionId;
 use cairn_wire::handshake::{HelloReply, SessionSecret, WelcomeDetail};
 use cairn_wire::{
@@ -19,7 +20,6 @@ use crate::connections::Registration;
 use crate::keys::{Access, Keys};
 use crate::link::{LinkReader, LinkWriter, ReadError};
 use crate::server::Shared;
-use crate::volume::{AttachmentId, PushReceiver, Volume, push_channel};
 
 /// Who is at the other end, as far as the operating system says.
 #[derive(Clone, Debug)]

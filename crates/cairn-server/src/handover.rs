@@ -8,13 +8,13 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
+use cairn_engine::Volume;
 use cairn_types::Errno;
 use cairn_wire::message::{Answer, Failure};
 use cairn_wire::{FrameKind, FrameWriter, Request, Response};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::link::{LinkReader, ReadError};
-use crate::volume::Volume;
 
 /// Why no more descriptors are handed over.
 #[derive(Debug, thiserror::Error)]

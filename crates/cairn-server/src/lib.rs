@@ -1,14 +1,13 @@
-//! The server: owns volumes, lets clients in, and gives each its answers.
+//! The server: a host of volumes' engines. It owns the data directory, lets clients in, and gives each its answers.
 //!
 //! ```text
 //! listen ─► connections (admission) ─► greeting (who, what) ─► connection (requests in, answers out)
 //!                                                                 │                │
-//!                                                     volume (one volume's engine) admin ─► catalogue, keys, checks
+//!                                          cairn_engine::Volume (one volume)     admin ─► catalogue, keys, checks
 //! ```
 //!
-//! The front (everything but [`volume`]) knows connections, keys and which volumes there are; it keeps no state about files.
-//! The engine of a volume knows files, sessions and leases; it knows nothing of sockets. Whatever a peer sends can end that
-//! peer's connection, and nothing else.
+//! It knows connections, keys and which volumes there are; it keeps no state about files. The engine of a volume knows files,
+//! sessions and leases; it knows nothing of sockets. Whatever a peer sends can end that peer's connection, and nothing else.
 
 mod admin;
 pub mod catalogue;
@@ -29,7 +28,6 @@ mod server;
 mod store;
 mod stream;
 mod tls;
-pub mod volume;
 
 pub use catalogue::{Catalogue, CatalogueError, NewVolume};
 pub use config::{Limits, ServerConfig, TlsFiles};

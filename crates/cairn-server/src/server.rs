@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cairn_engine::VolumeOptions;
 use cairn_types::VolumeId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -24,7 +25,6 @@ use crate::metrics::{Counters, Gauges, VolumeGauges, prometheus_text};
 use crate::metrics_page;
 use crate::store::Store;
 use crate::tls;
-use crate::volume::VolumeOptions;
 
 /// Says why a volume must not be deleted, if it must not.
 pub type DeletionGuard = Arc<dyn Fn(&VolumeId) -> Option<String> + Send + Sync>;

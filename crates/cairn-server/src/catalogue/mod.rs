@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_engine::{Volume, VolumeOptions};
 use cairn_types::{Allocation, Profile, Timestamp, VolumeId};
 use cairn_wire::admin::{SessionStatus, VolumeInfo, VolumeStatus};
 use cairn_wire::message::Usage;
@@ -32,7 +33,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use self::slot::{Slot, SlotState};
 use crate::data_directory::sync_directory;
 use crate::store::{Store, VolumeRecord};
-use crate::volume::{Volume, VolumeOptions};
 
 pub use self::error::CatalogueError;
 pub use self::slot::OpenVolume;
@@ -445,7 +445,7 @@ fn make_on_disk(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> 
     sync_directory(directory).map_err(failed)
 }
 
-fn engine_error(id: &VolumeId, error: &crate::volume::VolumeError) -> CatalogueError {
+fn engine_error(id: &VolumeId, error: &cairn_engine::VolumeError) -> CatalogueError {
     CatalogueError::Engine { volume: id.clone(), reason: error.to_string() }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_engine::{Volume, VolumeError, VolumeOptions};
 use cairn_types::VolumeId;
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
@@ -16,7 +17,6 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::timeout;
 
 use super::CatalogueError;
-use crate::volume::{Volume, VolumeError, VolumeOptions};
 
 /// Where a volume stands.
 pub(super) enum SlotState {

@@ -1,10 +1,10 @@
 //! The rules of the catalogue, with real volumes in a temporary directory.
 
+use cairn_engine::push_channel;
 use cairn_types::limits::CHUNK_SIZE_DEFAULT;
 use cairn_wire::handshake::MountInfo;
 
 use super::*;
-use crate::volume::push_channel;
 
 fn wanted(name: &str) -> NewVolume {
     NewVolume {

@@ -10,12 +10,12 @@ use cairn_wire::handshake::{MountInfo, Resume, SessionSecret, SessionWelcome};
 use cairn_wire::message::{Answer, Failure};
 use cairn_wire::{Push, Refusal, RefusalKind, Request};
 
-use super::committer::Kind;
-use super::leases::RecallOrder;
-use super::quota::Room;
-use super::restart::Claim;
-use super::sessions::{Session, Sessions, Stage};
-use super::{AttachmentId, Inner, PushSender, Reply, usage};
+use crate::committer::Kind;
+use crate::leases::RecallOrder;
+use crate::quota::Room;
+use crate::restart::Claim;
+use crate::sessions::{Session, Sessions, Stage};
+use crate::{AttachmentId, Inner, PushSender, Reply, usage};
 
 /// A session that has taken leave keeps its connection for so long, so that it gets its answer.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -36,7 +36,7 @@ fn refusal(kind: RefusalKind, message: impl Into<String>) -> Refusal {
 
 impl Inner {
     /// Serves one request. Nothing is awaited before work is queued whose order matters.
-    pub(super) async fn dispatch(
+    pub(crate) async fn dispatch(
         self: &Arc<Self>,
         id: SessionId,
         correlation: u64,
@@ -126,7 +126,7 @@ impl Inner {
         done()
     }
 
-    pub(super) async fn attach(
+    pub(crate) async fn attach(
         self: &Arc<Self>,
         info: MountInfo,
         peer: String,
@@ -225,7 +225,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn check_data_connection(&self, id: SessionId, secret: SessionSecret) -> Result<(), Refusal> {
+    pub(crate) fn check_data_connection(&self, id: SessionId, secret: SessionSecret) -> Result<(), Refusal> {
         let session = self.find_session(id, secret)?;
         self.sessions.heard(&session);
         Ok(())

@@ -25,7 +25,7 @@ pub fn push_channel() -> (PushSender, PushReceiver) {
 
 impl PushSender {
     /// Queues a message. `false` if the connection is gone or has fallen too far behind: the caller lets go of it.
-    pub(super) fn send(&self, push: Push) -> bool {
+    pub(crate) fn send(&self, push: Push) -> bool {
         self.0.try_send(push).is_ok()
     }
 }

@@ -12,9 +12,9 @@ use cairn_meta::check::{self as metadata, Finding};
 use cairn_types::{BlobId, Timestamp};
 use cairn_wire::admin::{CheckOptions, CheckProgress};
 
-use super::blobs::{from_meta, to_meta};
-use super::committer::Kind;
-use super::{Inner, VolumeError};
+use crate::blobs::{from_meta, to_meta};
+use crate::committer::Kind;
+use crate::{Inner, VolumeError};
 
 /// Most problems that are told, one sentence each.
 const TOLD_MAX: usize = 10_000;
@@ -41,7 +41,7 @@ impl Report<'_> {
     }
 }
 
-pub(super) fn check(
+pub(crate) fn check(
     inner: &Arc<Inner>,
     options: &CheckOptions,
     tell: &dyn Fn(CheckProgress),

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use cairn_types::SessionId;
 use cairn_wire::Push;
 
-use super::Inner;
-use super::committer::Kind;
-use super::sessions::Stage;
+use crate::Inner;
+use crate::committer::Kind;
+use crate::sessions::Stage;
 
 impl Inner {
     /// Stops honouring a session that keeps others waiting. What it has buffered can no longer be written.
-    pub(super) fn fence(&self, session: SessionId, reason: &str) {
+    pub(crate) fn fence(&self, session: SessionId, reason: &str) {
         let Some(found) = self.sessions.get(session) else { return };
         if found.set_stage(Stage::Ended) {
             tracing::warn!(volume = %self.id, %session, mount = found.name(), reason, "session fenced");
@@ -28,7 +28,7 @@ impl Inner {
     }
 
     /// Ends a session that is over for all concerned. `false` if it had ended before.
-    pub(super) fn finish(&self, session: SessionId, reason: &str) -> bool {
+    pub(crate) fn finish(&self, session: SessionId, reason: &str) -> bool {
         let Some(found) = self.sessions.get(session) else { return false };
         if !found.set_stage(Stage::Ended) {
             return false;
@@ -63,7 +63,7 @@ impl Inner {
 
     /// The control connection of a session is gone. If that is because its process on this machine was killed, the session
     /// ends as soon as the process has: nobody has to wait for its leases to expire.
-    pub(super) fn watch_for_end(self: &Arc<Self>, session: SessionId) {
+    pub(crate) fn watch_for_end(self: &Arc<Self>, session: SessionId) {
         /// The kernel closes the connections of a process a little before the process counts as ended.
         const LOOK_AGAIN: Duration = Duration::from_millis(10);
         let Some(process) = self.sessions.get(session).and_then(|found| found.process()) else { return };
@@ -86,7 +86,7 @@ impl Inner {
     }
 
     /// Ends sessions that were silent for so long that nobody expects them back.
-    pub(super) fn sweep_sessions(&self) {
+    pub(crate) fn sweep_sessions(&self) {
         for session in self.sessions.all() {
             if session.is_live() && self.sessions.silence(&session) > self.options.abandoned_after() {
                 self.fence(session.id, "it was silent for so long that it is not expected back");

@@ -11,16 +11,16 @@ use cairn_types::{ByteRange, FileLock, Ino, LockFamily, LockKind, LockOwner, Ses
 
 /// Whoever can hold a lock: a lock owner of one mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Owner {
-    pub(super) session: SessionId,
-    pub(super) owner: LockOwner,
+pub(crate) struct Owner {
+    pub(crate) session: SessionId,
+    pub(crate) owner: LockOwner,
 }
 
 /// A waiting request: by its session and the number of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct WaitId {
-    pub(super) session: SessionId,
-    pub(super) correlation: u64,
+pub(crate) struct WaitId {
+    pub(crate) session: SessionId,
+    pub(crate) correlation: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ struct FileLocks {
 
 /// Answer to [`LockTable::set`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SetOutcome {
+pub(crate) enum SetOutcome {
     Done,
     /// In the way of a request that does not wait, or of one that now waits.
     Conflict(SessionId),
@@ -54,7 +54,7 @@ pub(super) enum SetOutcome {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct LockTable {
+pub(crate) struct LockTable {
     files: BTreeMap<Ino, FileLocks>,
     /// Requests that were granted while they waited; the caller takes them out.
     granted: Vec<WaitId>,
@@ -119,7 +119,7 @@ impl FileLocks {
 
 impl LockTable {
     /// The first lock in the way of `lock`.
-    pub(super) fn test(&self, session: SessionId, lock: &FileLock) -> Option<FileLock> {
+    pub(crate) fn test(&self, session: SessionId, lock: &FileLock) -> Option<FileLock> {
         let wanted = held(session, lock);
         let file = self.files.get(&lock.ino)?;
         let found = file.held.iter().filter(|held| held.conflicts(&wanted)).min_by_key(|held| held.range.start)?;
@@ -130,7 +130,7 @@ impl LockTable {
 
     /// Takes, converts or gives back a lock. With `wait`, a request that is in conflict is queued under that name, in the
     /// place of an earlier one of the same name.
-    pub(super) fn set(&mut self, session: SessionId, lock: &FileLock, wait: Option<WaitId>) -> SetOutcome {
+    pub(crate) fn set(&mut self, session: SessionId, lock: &FileLock, wait: Option<WaitId>) -> SetOutcome {
         let wanted = held(session, lock);
         if lock.kind == LockKind::Unlock {
             self.unlock(wanted.owner, lock.ino, wanted.family, wanted.range);
@@ -205,7 +205,7 @@ impl LockTable {
     }
 
     /// Takes a range from an owner's locks.
-    pub(super) fn unlock(&mut self, owner: Owner, ino: Ino, family: LockFamily, range: ByteRange) {
+    pub(crate) fn unlock(&mut self, owner: Owner, ino: Ino, family: LockFamily, range: ByteRange) {
         if let Some(file) = self.files.get_mut(&ino) {
             file.cut(owner, family, range);
             self.promote(ino);
@@ -214,7 +214,7 @@ impl LockTable {
     }
 
     /// Gives up a wait. `false` if there is none of that name.
-    pub(super) fn cancel(&mut self, id: WaitId) -> bool {
+    pub(crate) fn cancel(&mut self, id: WaitId) -> bool {
         let Some(ino) = self
             .files
             .iter()
@@ -231,7 +231,7 @@ impl LockTable {
     }
 
     /// Drops all that a session holds and waits for.
-    pub(super) fn remove_session(&mut self, session: SessionId) {
+    pub(crate) fn remove_session(&mut self, session: SessionId) {
         let inos: Vec<Ino> = self.files.keys().copied().collect();
         for ino in inos {
             let Some(file) = self.files.get_mut(&ino) else { continue };
@@ -246,13 +246,13 @@ impl LockTable {
     }
 
     /// Locks that a session holds.
-    pub(super) fn count(&self, session: SessionId) -> usize {
+    pub(crate) fn count(&self, session: SessionId) -> usize {
         let held = self.files.values().flat_map(|file| &file.held);
         held.filter(|held| held.owner.session == session).count()
     }
 
     /// Sessions whose locks stand in the way of a waiting request.
-    pub(super) fn blockers(&self, id: WaitId) -> Vec<SessionId> {
+    pub(crate) fn blockers(&self, id: WaitId) -> Vec<SessionId> {
         for file in self.files.values() {
             if let Some(waiting) = file.waiting.iter().find(|waiting| waiting.id == id) {
                 let in_the_way = file.held.iter().filter(|held| held.conflicts(&waiting.lock));
@@ -263,7 +263,7 @@ impl LockTable {
     }
 
     /// Requests that were granted since the last call.
-    pub(super) fn take_granted(&mut self) -> Vec<WaitId> {
+    pub(crate) fn take_granted(&mut self) -> Vec<WaitId> {
         std::mem::take(&mut self.granted)
     }
 

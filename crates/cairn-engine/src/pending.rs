@@ -40,14 +40,14 @@ struct State {
 
 /// Number of an append under way.
 #[derive(Debug)]
-pub(super) struct Append(u64);
+pub(crate) struct Append(u64);
 
 #[derive(Debug, Default)]
-pub(super) struct PendingBlobs(Mutex<State>);
+pub(crate) struct PendingBlobs(Mutex<State>);
 
 impl PendingBlobs {
     /// Notes that bytes are about to be appended; must be followed by [`PendingBlobs::finish_append`].
-    pub(super) fn begin_append(&self) -> Append {
+    pub(crate) fn begin_append(&self) -> Append {
         let mut state = self.0.lock();
         let number = state.next_append;
         state.next_append += 1;
@@ -56,7 +56,7 @@ impl PendingBlobs {
     }
 
     /// Enters what was appended (nothing, if that failed).
-    pub(super) fn finish_append(&self, append: Append, owner: Option<SessionId>, blobs: &[(BlobId, BlobPlace)]) {
+    pub(crate) fn finish_append(&self, append: Append, owner: Option<SessionId>, blobs: &[(BlobId, BlobPlace)]) {
         let mut state = self.0.lock();
         state.appending.remove(&append.0);
         for (blob, place) in blobs {
@@ -65,7 +65,7 @@ impl PendingBlobs {
     }
 
     /// Enters a blob that a restart has found. `false` if it was found before, at another place.
-    pub(super) fn found(&self, blob: BlobId, place: BlobPlace) -> bool {
+    pub(crate) fn found(&self, blob: BlobId, place: BlobPlace) -> bool {
         let mut state = self.0.lock();
         let new = !state.blobs.contains_key(&blob);
         if new {
@@ -74,12 +74,12 @@ impl PendingBlobs {
         new
     }
 
-    pub(super) fn place(&self, blob: BlobId) -> Option<BlobPlace> {
+    pub(crate) fn place(&self, blob: BlobId) -> Option<BlobPlace> {
         self.0.lock().blobs.get(&blob).map(|pending| pending.place)
     }
 
     /// Blobs that the round being filled refers to; they are no longer pending once it is committed.
-    pub(super) fn reference(&self, blobs: impl Iterator<Item = BlobId>) {
+    pub(crate) fn reference(&self, blobs: impl Iterator<Item = BlobId>) {
         let mut state = self.0.lock();
         for blob in blobs {
             if let Some(place) = state.blobs.get(&blob).map(|pending| pending.place) {
@@ -90,7 +90,7 @@ impl PendingBlobs {
     }
 
     /// The round is committed.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let mut state = self.0.lock();
         for blob in std::mem::take(&mut state.referenced) {
             state.blobs.remove(&blob);
@@ -98,13 +98,13 @@ impl PendingBlobs {
     }
 
     /// Takes out blobs that nobody will refer to. Only between the changes of a round: what the round refers to stays.
-    pub(super) fn take_blobs(&self, blobs: &[BlobId]) -> Vec<BlobPlace> {
+    pub(crate) fn take_blobs(&self, blobs: &[BlobId]) -> Vec<BlobPlace> {
         let mut state = self.0.lock();
         blobs.iter().filter_map(|blob| state.take(*blob)).collect()
     }
 
     /// Takes out the blobs of a session; as [`PendingBlobs::take_blobs`].
-    pub(super) fn take_owned(&self, session: SessionId) -> Vec<BlobPlace> {
+    pub(crate) fn take_owned(&self, session: SessionId) -> Vec<BlobPlace> {
         let mut state = self.0.lock();
         let owned = state.blobs.iter().filter(|(_, pending)| pending.owner == Some(session));
         let owned: Vec<BlobId> = owned.map(|(blob, _)| *blob).collect();
@@ -112,14 +112,14 @@ impl PendingBlobs {
     }
 
     /// Blobs that nobody has come for in `age`.
-    pub(super) fn older(&self, age: Duration) -> Vec<BlobId> {
+    pub(crate) fn older(&self, age: Duration) -> Vec<BlobId> {
         let state = self.0.lock();
         let old = state.blobs.iter().filter(|(_, pending)| pending.since.elapsed() > age);
         old.map(|(blob, _)| *blob).collect()
     }
 
     /// Whether a blob of this pack is pending, or may be because an append is under way that began before this call.
-    pub(super) fn may_be_in(&self, pack: PackId) -> bool {
+    pub(crate) fn may_be_in(&self, pack: PackId) -> bool {
         let state = self.0.lock();
         !state.appending.is_empty()
             || state.places.range((pack, 0)..=(pack, u64::MAX)).next().is_some()
@@ -127,19 +127,19 @@ impl PendingBlobs {
     }
 
     /// What was recorded when the volume was opened.
-    pub(super) fn set_recorded(&self, lengths: impl Iterator<Item = (PackId, u64)>) {
+    pub(crate) fn set_recorded(&self, lengths: impl Iterator<Item = (PackId, u64)>) {
         self.0.lock().recorded.extend(lengths);
     }
 
     /// A pack is no more.
-    pub(super) fn forget_pack(&self, pack: PackId) {
+    pub(crate) fn forget_pack(&self, pack: PackId) {
         let mut state = self.0.lock();
         state.gone.insert(pack);
         state.recorded.remove(&pack);
     }
 
     /// After a flush that made packs durable up to `synced`: the lengths to record along with the commit that comes now.
-    pub(super) fn durable_lengths(&self, synced: Vec<(PackId, u64)>) -> Vec<(u32, u64)> {
+    pub(crate) fn durable_lengths(&self, synced: Vec<(PackId, u64)>) -> Vec<(u32, u64)> {
         let mut state = self.0.lock();
         let next = state.next_append;
         state.synced.push_back((next, synced));

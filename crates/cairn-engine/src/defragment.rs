@@ -5,12 +5,12 @@ use cairn_meta::FRAGMENTS_MAX;
 use cairn_types::checksum::{blob_hash, block_checksums};
 use cairn_types::{BlobId, Extent, ExtentList, Ino, Source};
 
-use super::Inner;
-use super::blobs::{from_meta, to_meta};
-use super::committer::Kind;
+use crate::Inner;
+use crate::blobs::{from_meta, to_meta};
+use crate::committer::Kind;
 
 /// Rewrites a chunk's bytes as few blobs, unless it has changed or there is nothing to be gained.
-pub(super) fn defragment(inner: &Inner, ino: Ino, chunk: u32) {
+pub(crate) fn defragment(inner: &Inner, ino: Ino, chunk: u32) {
     let Some(old) = current_extents(inner, ino, chunk) else { return };
     let runs = runs(&old);
     let separate = old.as_slice().iter().filter(|extent| extent.source == Source::Zeros).count() + runs.len();

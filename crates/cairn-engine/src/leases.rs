@@ -19,11 +19,11 @@ use cairn_wire::message::{Grant, LeaseReturn};
 
 /// Place of a request among those that wait; smaller is older.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Ticket(pub(super) u64);
+pub(crate) struct Ticket(pub(crate) u64);
 
 /// What is needed of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Want {
+pub(crate) enum Want {
     /// To read it and to keep what was read: shared, or exclusive where nobody else could want it.
     Read,
     /// At least this.
@@ -32,27 +32,27 @@ pub(super) enum Want {
 
 /// A message to a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RecallOrder {
-    pub(super) session: SessionId,
-    pub(super) ino: Ino,
-    pub(super) leave: LeaseMode,
-    pub(super) stamp: u64,
+pub(crate) struct RecallOrder {
+    pub(crate) session: SessionId,
+    pub(crate) ino: Ino,
+    pub(crate) leave: LeaseMode,
+    pub(crate) stamp: u64,
 }
 
 /// Why a request has to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// The node whose next change is worth looking again for.
-    pub(super) ino: Ino,
+    pub(crate) ino: Ino,
     /// Recalls that this request caused and that must be sent now.
-    pub(super) recalls: Vec<RecallOrder>,
+    pub(crate) recalls: Vec<RecallOrder>,
     /// Holders that `ino` waits for, each with the moment when it was first asked.
-    pub(super) holders: Vec<(SessionId, Instant)>,
+    pub(crate) holders: Vec<(SessionId, Instant)>,
 }
 
 /// Answer to [`Table::acquire`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// `fresh` if the session did not have it before.
     Granted {
         grant: Grant,
@@ -110,7 +110,7 @@ impl Node {
 
 /// See the module's description.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     nodes: HashMap<Ino, Node>,
     /// What each session holds, by stamp: the oldest grants first.
     sessions: HashMap<SessionId, BTreeMap<u64, Ino>>,
@@ -122,7 +122,7 @@ pub(super) struct Table {
 
 impl Table {
     /// An empty table whose stamps are larger than `stamp`.
-    pub(super) fn new(stamp: u64) -> Self {
+    pub(crate) fn new(stamp: u64) -> Self {
         Table {
             nodes: HashMap::new(),
             sessions: HashMap::new(),
@@ -138,17 +138,17 @@ impl Table {
         self.last_stamp
     }
 
-    pub(super) fn add_session(&mut self, session: SessionId) {
+    pub(crate) fn add_session(&mut self, session: SessionId) {
         self.sessions.entry(session).or_default();
     }
 
     /// Leases of a session.
-    pub(super) fn count(&self, session: SessionId) -> usize {
+    pub(crate) fn count(&self, session: SessionId) -> usize {
         self.sessions.get(&session).map_or(0, BTreeMap::len)
     }
 
     /// Nodes for which waiting requests should look again; each is told once.
-    pub(super) fn take_changed(&mut self) -> Vec<Ino> {
+    pub(crate) fn take_changed(&mut self) -> Vec<Ino> {
         std::mem::take(&mut self.changed)
     }
 
@@ -157,7 +157,7 @@ impl Table {
     }
 
     /// Gives `session` a lease of `ino`, or reserves it and says what it has to wait for.
-    pub(super) fn acquire(
+    pub(crate) fn acquire(
         &mut self,
         session: SessionId,
         ino: Ino,
@@ -198,7 +198,7 @@ impl Table {
     }
 
     /// A lease for reading if it is to be had at once.
-    pub(super) fn acquire_now(&mut self, session: SessionId, ino: Ino) -> Option<Grant> {
+    pub(crate) fn acquire_now(&mut self, session: SessionId, ino: Ino) -> Option<Grant> {
         if self.pinned.contains(&ino) {
             return None;
         }
@@ -218,7 +218,7 @@ impl Table {
 
     /// Prepares a change of `inos` by `session`: either nobody else holds any of them, and they are pinned until
     /// [`Table::unpin_all`]; or they are reserved, and the change has to wait.
-    pub(super) fn begin_change(
+    pub(crate) fn begin_change(
         &mut self,
         session: SessionId,
         inos: &[Ino],
@@ -280,26 +280,26 @@ impl Table {
     }
 
     /// Whether a change of `ino` by `session` needs to ask nobody.
-    pub(super) fn holds_exclusive(&self, session: SessionId, ino: Ino) -> bool {
+    pub(crate) fn holds_exclusive(&self, session: SessionId, ino: Ino) -> bool {
         self.mode_of(session, ino) == LeaseMode::Exclusive
     }
 
-    pub(super) fn mode_of(&self, session: SessionId, ino: Ino) -> LeaseMode {
+    pub(crate) fn mode_of(&self, session: SessionId, ino: Ino) -> LeaseMode {
         let holder = self.nodes.get(&ino).and_then(|node| node.holders.iter().find(|own| own.session == session));
         holder.map_or(LeaseMode::None, |own| own.mode)
     }
 
-    pub(super) fn pin(&mut self, inos: &[Ino]) {
+    pub(crate) fn pin(&mut self, inos: &[Ino]) {
         self.pinned.extend(inos);
     }
 
     /// What was changed is committed.
-    pub(super) fn unpin_all(&mut self) {
+    pub(crate) fn unpin_all(&mut self) {
         self.changed.extend(self.pinned.drain());
     }
 
     /// The maker of a change gets what it changed exclusively; nothing if it is being asked to give it back.
-    pub(super) fn grant_to_maker(&mut self, session: SessionId, ino: Ino) -> Option<Grant> {
+    pub(crate) fn grant_to_maker(&mut self, session: SessionId, ino: Ino) -> Option<Grant> {
         if !self.sessions.contains_key(&session) {
             return None;
         }
@@ -311,7 +311,7 @@ impl Table {
     }
 
     /// A session takes back what it held before the server was restarted. `None` if somebody else was given it.
-    pub(super) fn reclaim(&mut self, session: SessionId, ino: Ino, mode: LeaseMode) -> Option<Grant> {
+    pub(crate) fn reclaim(&mut self, session: SessionId, ino: Ino, mode: LeaseMode) -> Option<Grant> {
         if mode == LeaseMode::None {
             return None;
         }
@@ -344,7 +344,7 @@ impl Table {
     }
 
     /// Takes back a grant that was never told to anybody.
-    pub(super) fn withdraw(&mut self, session: SessionId, grant: Grant) {
+    pub(crate) fn withdraw(&mut self, session: SessionId, grant: Grant) {
         let own = self.nodes.get_mut(&grant.ino).and_then(|node| node.own(session));
         if own.is_some_and(|own| own.stamp == grant.stamp && own.recall.is_none()) {
             self.drop_holder(session, grant.ino);
@@ -352,7 +352,7 @@ impl Table {
     }
 
     /// A session gives back. Whether this answers a recall.
-    pub(super) fn give_back(&mut self, session: SessionId, returned: &LeaseReturn) -> bool {
+    pub(crate) fn give_back(&mut self, session: SessionId, returned: &LeaseReturn) -> bool {
         let Some(own) = self.nodes.get_mut(&returned.ino).and_then(|node| node.own(session)) else { return false };
         // A newer grant is under way to a client that did not know of it when it sent this.
         if returned.stamp < own.stamp {
@@ -391,7 +391,7 @@ impl Table {
     }
 
     /// A node is no more.
-    pub(super) fn forget_node(&mut self, ino: Ino) {
+    pub(crate) fn forget_node(&mut self, ino: Ino) {
         let holders: Vec<SessionId> = self
             .nodes
             .get(&ino)
@@ -403,7 +403,7 @@ impl Table {
     }
 
     /// A session is over: it holds nothing and waits for nothing.
-    pub(super) fn remove_session(&mut self, session: SessionId) {
+    pub(crate) fn remove_session(&mut self, session: SessionId) {
         let held = self.sessions.get(&session).map(|held| held.values().copied().collect::<Vec<_>>());
         for ino in held.unwrap_or_default() {
             self.drop_holder(session, ino);
@@ -412,7 +412,7 @@ impl Table {
     }
 
     /// A request no longer waits.
-    pub(super) fn release_ticket(&mut self, ticket: Ticket) {
+    pub(crate) fn release_ticket(&mut self, ticket: Ticket) {
         for ino in self.tickets.remove(&ticket).unwrap_or_default() {
             if let Some(node) = self.nodes.get_mut(&ino) {
                 node.reservations.retain(|reservation| reservation.ticket != ticket);
@@ -423,7 +423,7 @@ impl Table {
     }
 
     /// Recalls that `session` has not answered.
-    pub(super) fn outstanding(&self, session: SessionId) -> Vec<RecallOrder> {
+    pub(crate) fn outstanding(&self, session: SessionId) -> Vec<RecallOrder> {
         let inos = self.sessions.get(&session).into_iter().flat_map(BTreeMap::values);
         inos.filter_map(|ino| {
             let own = self.nodes.get(ino)?.holders.iter().find(|own| own.session == session)?;
@@ -434,7 +434,7 @@ impl Table {
     }
 
     /// Asks a session that holds more than `most` leases to give back its oldest.
-    pub(super) fn trim(&mut self, session: SessionId, most: usize, now: Instant) -> Vec<RecallOrder> {
+    pub(crate) fn trim(&mut self, session: SessionId, most: usize, now: Instant) -> Vec<RecallOrder> {
         let Some(held) = self.sessions.get(&session).filter(|held| held.len() > most) else { return Vec::new() };
         let oldest: Vec<Ino> = held.values().copied().take(held.len() - most + most / 64).collect();
         let mut recalls = Vec::new();

@@ -10,8 +10,8 @@ use cairn_types::{Attr, Errno, ExtentList, FsResult, Ino, Name, SessionId};
 use cairn_wire::message::{Answer, Failure, Grant, ListEntry, QueryAnswer};
 use cairn_wire::{Query, QueryReply};
 
-use super::leases::Want;
-use super::{Inner, Reply};
+use crate::leases::Want;
+use crate::{Inner, Reply};
 
 /// Most entries of one answer: with the longest names and all attributes they fit a message.
 const LIST_MAX: usize = 4096;
@@ -29,7 +29,7 @@ type NodeRead = (Attr, Option<ExtentList>);
 type Answered = Result<(QueryAnswer, Vec<Grant>), Failure>;
 
 impl Inner {
-    pub(super) async fn query(self: &Arc<Self>, session: SessionId, query: Query) -> Reply {
+    pub(crate) async fn query(self: &Arc<Self>, session: SessionId, query: Query) -> Reply {
         let (answer, grants) = match query {
             Query::Lookup { parent, name } => self.lookup(session, parent, &name).await?,
             Query::Attr { ino } => {

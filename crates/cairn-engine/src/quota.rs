@@ -10,9 +10,9 @@ use cairn_types::SessionId;
 
 /// An amount of room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Room {
-    pub(super) bytes: u64,
-    pub(super) inodes: u64,
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
 }
 
 impl Room {
@@ -36,50 +36,50 @@ impl Room {
         Room { bytes: self.bytes / 2, inodes: self.inodes / 2 }
     }
 
-    pub(super) fn is_none(self) -> bool {
+    pub(crate) fn is_none(self) -> bool {
         self == Room::default()
     }
 }
 
 /// How full the volume is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fill {
-    pub(super) limit: Room,
-    pub(super) used: Room,
+pub(crate) struct Fill {
+    pub(crate) limit: Room,
+    pub(crate) used: Room,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Quota {
+pub(crate) struct Quota {
     reserved: HashMap<SessionId, Room>,
     total: Room,
 }
 
 impl Quota {
-    pub(super) fn free(&self, fill: Fill) -> Room {
+    pub(crate) fn free(&self, fill: Fill) -> Room {
         fill.limit.minus(fill.used).minus(self.total)
     }
 
     /// Whether so much could be set aside if the disk had it.
-    pub(super) fn fits(&self, needed: Room, fill: Fill) -> bool {
+    pub(crate) fn fits(&self, needed: Room, fill: Fill) -> bool {
         self.free(fill).holds(needed)
     }
 
-    pub(super) fn of(&self, session: SessionId) -> Room {
+    pub(crate) fn of(&self, session: SessionId) -> Room {
         self.reserved.get(&session).copied().unwrap_or_default()
     }
 
     /// What a buffered change of `session` may add.
-    pub(super) fn headroom(&self, session: SessionId, fill: Fill) -> Room {
+    pub(crate) fn headroom(&self, session: SessionId, fill: Fill) -> Room {
         self.free(fill).plus(self.of(session))
     }
 
-    pub(super) fn anything_reserved(&self) -> bool {
+    pub(crate) fn anything_reserved(&self) -> bool {
         !self.total.is_none()
     }
 
     /// Sets room aside: `None` if there is less than `needed`; otherwise that and, of what is free beyond it, up to
     /// half of what is `wanted`, so that others find some too.
-    pub(super) fn reserve(&mut self, session: SessionId, needed: Room, wanted: Room, fill: Fill) -> Option<Room> {
+    pub(crate) fn reserve(&mut self, session: SessionId, needed: Room, wanted: Room, fill: Fill) -> Option<Room> {
         let free = self.free(fill);
         if !free.holds(needed) {
             return None;
@@ -91,16 +91,16 @@ impl Quota {
     }
 
     /// Room that `session` does not need.
-    pub(super) fn give_back(&mut self, session: SessionId, room: Room) {
+    pub(crate) fn give_back(&mut self, session: SessionId, room: Room) {
         self.set(session, self.of(session).minus(room));
     }
 
     /// A buffered change of `session` has added this much.
-    pub(super) fn draw(&mut self, session: SessionId, added: Room) {
+    pub(crate) fn draw(&mut self, session: SessionId, added: Room) {
         self.give_back(session, added);
     }
 
-    pub(super) fn remove(&mut self, session: SessionId) {
+    pub(crate) fn remove(&mut self, session: SessionId) {
         self.set(session, Room::default());
     }
 

@@ -11,16 +11,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::committer::Kind;
-use super::quota::Room;
-use super::{Inner, Reply};
+use crate::committer::Kind;
+use crate::quota::Room;
+use crate::{Inner, Reply};
 
 /// Longest time to wait for room to be given back.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who waits for room, and when it was last asked for.
 #[derive(Debug, Default)]
-pub(super) struct RoomService {
+pub(crate) struct RoomService {
     given_back: Notify,
     /// Counts what was given back, so that nobody waits for what has happened already.
     count: AtomicU64,
@@ -29,14 +29,14 @@ pub(super) struct RoomService {
 
 impl RoomService {
     /// Room has become free.
-    pub(super) fn freed(&self) {
+    pub(crate) fn freed(&self) {
         self.count.fetch_add(1, Ordering::AcqRel);
         self.given_back.notify_waiters();
     }
 }
 
 impl Inner {
-    pub(super) async fn reserve(self: &Arc<Self>, session: SessionId, needed: Room, wanted: Room) -> Reply {
+    pub(crate) async fn reserve(self: &Arc<Self>, session: SessionId, needed: Room, wanted: Room) -> Reply {
         let mut asked = false;
         loop {
             let inner = Arc::clone(self);
@@ -70,7 +70,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn give_back(self: &Arc<Self>, session: SessionId, room: Room) -> Reply {
+    pub(crate) async fn give_back(self: &Arc<Self>, session: SessionId, room: Room) -> Reply {
         let inner = Arc::clone(self);
         let outcome = self.committer.submit(Kind::Normal, move |round| {
             round.ledger.quota.give_back(session, room);
@@ -82,7 +82,7 @@ impl Inner {
 
     /// Asks all sessions for room that they do not need and waits until somebody gave some back, or a moment. Sessions
     /// that are gone for too long lose what they have set aside.
-    pub(super) async fn ask_for_room(&self) {
+    pub(crate) async fn ask_for_room(&self) {
         let before = self.room.count.load(Ordering::Acquire);
         let mut ended = false;
         for session in self.sessions.all() {

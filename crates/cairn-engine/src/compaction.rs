@@ -10,9 +10,9 @@ use std::time::Duration;
 use cairn_chunks::{Move, PackId};
 use cairn_meta::PackRecord;
 
-use super::Inner;
-use super::blobs::{from_meta, to_meta};
-use super::committer::Kind;
+use crate::Inner;
+use crate::blobs::{from_meta, to_meta};
+use crate::committer::Kind;
 
 /// Packs shorter than this are left alone, in bytes.
 const PACK_MIN: u64 = 1024 * 1024;
@@ -24,7 +24,7 @@ const RATE: u64 = 64 * 1024 * 1024;
 const STEP: usize = 512;
 
 /// Looks for the pack that is most worth it and rewrites it.
-pub(super) fn compact_one(inner: &Inner) {
+pub(crate) fn compact_one(inner: &Inner) {
     let Some(_packs) = inner.maintenance.packs.try_lock() else { return };
     let Ok(snapshot) = inner.snapshot() else { return };
     let (Ok(records), Ok(stats)) = (snapshot.pack_records(), inner.chunks.pack_stats()) else { return };

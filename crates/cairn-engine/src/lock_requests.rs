@@ -9,15 +9,15 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::locks::{LockTable, Owner, SetOutcome, WaitId};
-use super::{Inner, Reply};
+use crate::locks::{LockTable, Owner, SetOutcome, WaitId};
+use crate::{Inner, Reply};
 
 /// How often a waiting request looks whether the holder's session has expired.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// All locks of a volume, and the requests that wait for some.
 #[derive(Debug, Default)]
-pub(super) struct Locks(Mutex<State>);
+pub(crate) struct Locks(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -44,11 +44,11 @@ impl Locks {
         outcome
     }
 
-    pub(super) fn count(&self, session: SessionId) -> usize {
+    pub(crate) fn count(&self, session: SessionId) -> usize {
         self.0.lock().table.count(session)
     }
 
-    pub(super) fn remove_session(&self, session: SessionId) {
+    pub(crate) fn remove_session(&self, session: SessionId) {
         let mut state = self.0.lock();
         state.table.remove_session(session);
         state.wake();
@@ -61,7 +61,7 @@ impl Locks {
     }
 
     /// Takes a lock back that was held before a restart. `false` if it is taken.
-    pub(super) fn reclaim(&self, session: SessionId, lock: &FileLock) -> bool {
+    pub(crate) fn reclaim(&self, session: SessionId, lock: &FileLock) -> bool {
         self.with(|table| table.set(session, lock, None)) == SetOutcome::Done
     }
 
@@ -97,12 +97,12 @@ impl Locks {
 }
 
 impl Inner {
-    pub(super) fn test_lock(&self, session: SessionId, lock: &FileLock) -> Reply {
+    pub(crate) fn test_lock(&self, session: SessionId, lock: &FileLock) -> Reply {
         check(lock)?;
         Ok((Answer::Lock(self.locks.with(|table| table.test(session, lock))), Vec::new()))
     }
 
-    pub(super) async fn set_lock(&self, session: SessionId, correlation: u64, lock: FileLock, wait: bool) -> Reply {
+    pub(crate) async fn set_lock(&self, session: SessionId, correlation: u64, lock: FileLock, wait: bool) -> Reply {
         check(&lock)?;
         let id = WaitId { session, correlation };
         let (mut outcome, mut waiting) = self.locks.set(session, &lock, wait.then_some(id));
@@ -143,12 +143,12 @@ impl Inner {
         }
     }
 
-    pub(super) fn cancel_lock(&self, session: SessionId, correlation: u64) -> Reply {
+    pub(crate) fn cancel_lock(&self, session: SessionId, correlation: u64) -> Reply {
         self.locks.cancel(WaitId { session, correlation });
         Ok((Answer::Done, Vec::new()))
     }
 
-    pub(super) fn unlock(
+    pub(crate) fn unlock(
         &self,
         session: SessionId,
         ino: Ino,

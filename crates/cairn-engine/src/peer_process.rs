@@ -10,7 +10,7 @@ use rustix::process::{Pid, test_kill_process};
 
 /// A process of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PeerProcess {
+pub(crate) struct PeerProcess {
     number: Pid,
     /// In ticks since the machine was started, if that could be found out: tells the process from a later one with its
     /// number.
@@ -36,23 +36,23 @@ fn look_up(process: Pid) -> Option<Life> {
 impl PeerProcess {
     /// The process at the other end of a Unix socket, from the name of the peer (`unix user 0 process 17`), as it was
     /// when it was noted that it had `started` then.
-    pub(super) fn noted(peer: &str, started: Option<u64>) -> Option<Self> {
+    pub(crate) fn noted(peer: &str, started: Option<u64>) -> Option<Self> {
         let (_, number) = peer.strip_prefix("unix ")?.rsplit_once("process ")?;
         Some(PeerProcess { number: Pid::from_raw(number.parse().ok()?)?, started })
     }
 
     /// As [`PeerProcess::noted`] of a peer that is there now.
-    pub(super) fn present(peer: &str) -> Option<Self> {
+    pub(crate) fn present(peer: &str) -> Option<Self> {
         let process = PeerProcess::noted(peer, None)?;
         Some(PeerProcess { started: look_up(process.number).map(|life| life.started), ..process })
     }
 
-    pub(super) fn started(&self) -> Option<u64> {
+    pub(crate) fn started(&self) -> Option<u64> {
         self.started
     }
 
     /// Whether it has ended.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         if test_kill_process(self.number) == Err(Errno::SRCH) {
             return true;
         }

@@ -23,9 +23,9 @@ use cairn_wire::message::Failure;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::Inner;
-use super::quota::{Fill, Quota, Room};
-use super::recent::Recent;
+use crate::Inner;
+use crate::quota::{Fill, Quota, Room};
+use crate::recent::Recent;
 
 /// Most jobs of one round: bounds how long the first one waits for the last.
 const JOBS_MAX: usize = 1024;
@@ -40,30 +40,30 @@ const PUSH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What the committer alone knows.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
-    pub(super) quota: Quota,
-    pub(super) recent: HashMap<SessionId, Recent>,
+pub(crate) struct Ledger {
+    pub(crate) quota: Quota,
+    pub(crate) recent: HashMap<SessionId, Recent>,
 }
 
 /// A batch that is being filled.
-pub(super) struct Round<'a> {
-    pub(super) batch: &'a mut Batch,
-    pub(super) ledger: &'a mut Ledger,
+pub(crate) struct Round<'a> {
+    pub(crate) batch: &'a mut Batch,
+    pub(crate) ledger: &'a mut Ledger,
     /// The disk has too little room left for anything that grows.
-    pub(super) disk_full: bool,
+    pub(crate) disk_full: bool,
     /// Set when the batch can only be thrown away.
     failure: Option<StoreError>,
 }
 
 impl Round<'_> {
-    pub(super) fn fill(&self) -> Fill {
+    pub(crate) fn fill(&self) -> Fill {
         let volume = self.batch.volume();
         let limit = Room { bytes: volume.config.bytes_limit, inodes: volume.config.inodes_limit };
         Fill { limit, used: Room { bytes: volume.bytes_used, inodes: volume.inodes_used } }
     }
 
     /// Sorts out what a program is told (`Ok(Err)`) from what ends the round.
-    pub(super) fn settle<T>(&mut self, outcome: Result<T, ApplyError>) -> FsResult<T> {
+    pub(crate) fn settle<T>(&mut self, outcome: Result<T, ApplyError>) -> FsResult<T> {
         match outcome {
             Ok(value) => Ok(value),
             Err(ApplyError::Refused(errno)) => Err(errno),
@@ -75,7 +75,7 @@ impl Round<'_> {
     }
 
     /// As [`Round::settle`] for what cannot be refused.
-    pub(super) fn must<T>(&mut self, outcome: Result<T, StoreError>) -> FsResult<T> {
+    pub(crate) fn must<T>(&mut self, outcome: Result<T, StoreError>) -> FsResult<T> {
         self.settle(outcome.map_err(ApplyError::Store))
     }
 }
@@ -85,7 +85,7 @@ type Run = Box<dyn FnOnce(&mut Round<'_>) -> Finish + Send>;
 
 /// What a job is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Waits until sessions from before the start had time to come back.
     Normal,
     /// As `Normal`, and answered when its round is on stable storage, if only in the log.
@@ -120,7 +120,7 @@ impl Kind {
 }
 
 /// Work for the committer.
-pub(super) struct Job {
+pub(crate) struct Job {
     kind: Kind,
     run: Run,
 }
@@ -141,7 +141,7 @@ struct Queue {
 
 /// The way to the committer.
 #[derive(Default)]
-pub(super) struct Committer {
+pub(crate) struct Committer {
     queue: Mutex<Queue>,
     wake: Condvar,
 }
@@ -151,7 +151,7 @@ impl Committer {
     ///
     /// # Errors
     /// `EIO` with a sentence if the round could not be committed, `ESHUTDOWN` once the volume is closed.
-    pub(super) async fn submit<T: Send + 'static>(
+    pub(crate) async fn submit<T: Send + 'static>(
         &self,
         kind: Kind,
         run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
@@ -161,7 +161,7 @@ impl Committer {
     }
 
     /// As [`Committer::submit`], for a thread that may block.
-    pub(super) fn submit_blocking<T: Send + 'static>(
+    pub(crate) fn submit_blocking<T: Send + 'static>(
         &self,
         kind: Kind,
         run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
@@ -170,7 +170,7 @@ impl Committer {
     }
 
     /// Queues a job; the receiver may be dropped.
-    pub(super) fn queue<T: Send + 'static>(
+    pub(crate) fn queue<T: Send + 'static>(
         &self,
         kind: Kind,
         run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
@@ -225,12 +225,12 @@ impl Committer {
     }
 
     /// Why nothing is written any more, if that is so.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         self.queue.lock().trouble.clone()
     }
 
     /// Stops all writing for good. The first reason stays.
-    pub(super) fn poison(&self, trouble: String) {
+    pub(crate) fn poison(&self, trouble: String) {
         let mut queue = self.queue.lock();
         queue.trouble.get_or_insert(trouble);
         let refused = (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.held));
@@ -240,7 +240,7 @@ impl Committer {
     }
 
     /// Lets normal jobs pass from now on, in the order in which they came.
-    pub(super) fn open_gate(&self) {
+    pub(crate) fn open_gate(&self) {
         let mut queue = self.queue.lock();
         queue.gate_open = true;
         let held = std::mem::take(&mut queue.held);
@@ -250,13 +250,13 @@ impl Committer {
     }
 
     /// Lets the thread end after what is queued and a last durable commit.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.queue.lock().stopping = true;
         self.wake.notify_one();
     }
 
     /// The thread has ended.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.queue.lock().stopped
     }
 
@@ -340,7 +340,7 @@ impl Drop for PanicGuard<'_> {
 }
 
 /// What the writer alone knows. Whoever holds it is the writer.
-pub(super) struct Worker {
+pub(crate) struct Worker {
     ledger: Ledger,
     /// When the first change was committed that is not settled yet.
     dirty_since: Option<Instant>,
@@ -355,7 +355,7 @@ impl Default for Worker {
 }
 
 /// The committer's thread.
-pub(super) fn run(inner: Arc<Inner>) {
+pub(crate) fn run(inner: Arc<Inner>) {
     let _end = End(Arc::clone(&inner));
     loop {
         let deadline = inner.worker.lock().deadline(&inner);
@@ -379,7 +379,7 @@ pub(super) fn run(inner: Arc<Inner>) {
 impl Inner {
     /// As [`Committer::submit`] for a change that a program waits for: its round is done on this thread if nobody else
     /// writes at the moment and nothing that waits needs the disk.
-    pub(super) async fn submit_here<T: Send + 'static>(
+    pub(crate) async fn submit_here<T: Send + 'static>(
         &self,
         run: impl FnOnce(&mut Round<'_>) -> T + Send + 'static,
     ) -> Result<T, Failure> {
@@ -444,7 +444,7 @@ impl Worker {
             Some(error) => Err(error.to_string()),
             None => commit(inner, &store, batch, safety),
         };
-        inner.leases.with(super::leases::Table::unpin_all);
+        inner.leases.with(crate::leases::Table::unpin_all);
         match outcome {
             Ok(outcome) => {
                 self.dirty_since = if outcome.settled { None } else { self.dirty_since.or(changed.then(Instant::now)) };

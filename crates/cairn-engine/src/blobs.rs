@@ -11,7 +11,7 @@ use cairn_meta::Snapshot;
 use cairn_types::{BlobId, Errno, SessionId};
 use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobPlacement, BlobRange, Failure};
 
-use super::{Inner, Reply};
+use crate::{Inner, Reply};
 
 /// Requests for more bytes than this are served by a thread that may wait for the disk; smaller ones at once, because
 /// handing them over costs more than they do, and because clients count on it.
@@ -22,12 +22,12 @@ const LOCATE_INLINE_MAX: usize = 16;
 /// commit need not wait for all of them.
 const FLUSH_AHEAD: u64 = 32 * 1024 * 1024;
 
-pub(super) fn from_meta(place: cairn_meta::BlobPlace) -> BlobPlace {
+pub(crate) fn from_meta(place: cairn_meta::BlobPlace) -> BlobPlace {
     let cairn_meta::BlobPlace { pack, offset, payload_len, stored_len } = place;
     BlobPlace { pack: PackId(pack), offset, payload_len, stored_len }
 }
 
-pub(super) fn to_meta(place: BlobPlace) -> cairn_meta::BlobPlace {
+pub(crate) fn to_meta(place: BlobPlace) -> cairn_meta::BlobPlace {
     let BlobPlace { pack, offset, payload_len, stored_len } = place;
     cairn_meta::BlobPlace { pack: pack.0, offset, payload_len, stored_len }
 }
@@ -37,7 +37,7 @@ fn failure(errno: Errno, message: &str) -> Failure {
 }
 
 impl Inner {
-    pub(super) async fn put_blobs(
+    pub(crate) async fn put_blobs(
         self: &Arc<Self>,
         session: SessionId,
         headers: Vec<BlobHeader>,
@@ -77,7 +77,7 @@ impl Inner {
         self.counters.blobs_received.add(blobs.len() as u64);
         self.counters.blob_bytes_received.add(bytes);
         self.flush_ahead(bytes);
-        if !self.sessions.get(session).is_some_and(|session| session.stage() != super::sessions::Stage::Ended) {
+        if !self.sessions.get(session).is_some_and(|session| session.stage() != crate::sessions::Stage::Ended) {
             // Ended meanwhile: whoever swept its blobs has missed these.
             let blobs: Vec<BlobId> = placed.iter().map(|(blob, _)| *blob).collect();
             self.maintenance.discard_blobs(blobs);
@@ -101,7 +101,7 @@ impl Inner {
 
     /// Few bytes are read at once, unless that would make many wait for the disk one after the other: while one reader waits for it,
     /// what is not in memory is left to threads that may wait.
-    pub(super) async fn read_blobs(self: &Arc<Self>, ranges: Vec<BlobRange>) -> Reply {
+    pub(crate) async fn read_blobs(self: &Arc<Self>, ranges: Vec<BlobRange>) -> Reply {
         let bytes: usize = ranges.iter().map(|range| range.length as usize).sum();
         if bytes <= INLINE_MAX {
             if self.readers.load(Ordering::Relaxed) == 0 {
@@ -138,7 +138,7 @@ impl Inner {
     }
 
     /// Tells where ranges lie, for a client that has descriptors of packs.
-    pub(super) async fn locate_blobs(self: &Arc<Self>, ranges: Vec<BlobRange>) -> Reply {
+    pub(crate) async fn locate_blobs(self: &Arc<Self>, ranges: Vec<BlobRange>) -> Reply {
         if ranges.len() <= LOCATE_INLINE_MAX {
             return self.locate_ranges(&ranges);
         }
@@ -160,7 +160,7 @@ impl Inner {
     }
 
     /// A pack's file, for reading only.
-    pub(super) fn open_pack(&self, pack: u32) -> Result<File, Failure> {
+    pub(crate) fn open_pack(&self, pack: u32) -> Result<File, Failure> {
         self.chunks.open_pack_file(PackId(pack)).map_err(|error| {
             // A pack that a client asks for was there when it was told the place of a blob.
             let errno = if matches!(error, ChunkError::NoSuchPack(_)) { Errno::ENOENT } else { error.errno() };
@@ -227,7 +227,7 @@ impl Inner {
     }
 
     /// A client has received bytes that do not match: finds out whether they are damaged here.
-    pub(super) async fn look_into_damage(self: &Arc<Self>, session: SessionId, blob: BlobId, offset: u32) -> Reply {
+    pub(crate) async fn look_into_damage(self: &Arc<Self>, session: SessionId, blob: BlobId, offset: u32) -> Reply {
         let inner = Arc::clone(self);
         let look = move || {
             let snapshot = inner.snapshot()?;

@@ -10,15 +10,15 @@ use cairn_meta::{Applied as MetaApplied, ApplyContext};
 use cairn_types::{Errno, FsResult, Ino, MetaOp, OpReply, SessionId, Source};
 use cairn_wire::message::{Answer, Applied, Failure, Grant};
 
-use super::blobs::to_meta;
-use super::committer::Round;
-use super::leases::Ticket;
-use super::quota::Room;
-use super::recall::Blocked;
-use super::{Inner, Reply};
+use crate::blobs::to_meta;
+use crate::committer::Round;
+use crate::leases::Ticket;
+use crate::quota::Room;
+use crate::recall::Blocked;
+use crate::{Inner, Reply};
 
 /// How an attempt at a call ended.
-pub(super) enum Attempt {
+pub(crate) enum Attempt {
     Done {
         applied: Applied,
         grants: Vec<Grant>,
@@ -41,7 +41,7 @@ enum Purse {
 }
 
 impl Inner {
-    pub(super) async fn call(self: &Arc<Self>, session: SessionId, token: u64, acked_below: u64, op: MetaOp) -> Reply {
+    pub(crate) async fn call(self: &Arc<Self>, session: SessionId, token: u64, acked_below: u64, op: MetaOp) -> Reply {
         let op = Arc::new(op);
         let mut ticket = self.leases.ticket();
         let mut asked_for_room = false;
@@ -117,7 +117,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn journal(self: &Arc<Self>, session: SessionId, first: u64, ops: Vec<MetaOp>) -> Reply {
+    pub(crate) async fn journal(self: &Arc<Self>, session: SessionId, first: u64, ops: Vec<MetaOp>) -> Reply {
         let inner = Arc::clone(self);
         let outcome = self.submit_here(move |round| inner.apply_journal(round, session, first, &ops));
         let (applied, grants) = outcome.await??;
@@ -162,7 +162,7 @@ impl Inner {
     }
 
     /// Remembers how an entry of a journal ended: its place in memory, a refusal in the session's row.
-    pub(super) fn note_entry(
+    pub(crate) fn note_entry(
         round: &mut Round<'_>,
         session: SessionId,
         number: u64,
@@ -214,7 +214,7 @@ impl Inner {
     }
 
     /// Applies a change that was applied before the server was restarted, at its old place in the order.
-    pub(super) fn apply_again(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, order: u64) -> Applied {
+    pub(crate) fn apply_again(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, order: u64) -> Applied {
         match self.apply(round, session, op, Purse::Unlimited) {
             Ok(applied) => {
                 round.batch.note_replayed(order);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const KEPT: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     /// Order numbers by token.
     calls: BTreeMap<u64, u64>,
     /// Order numbers of the journal's entries, by number.
@@ -20,7 +20,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    pub(super) fn note_call(&mut self, token: u64, order: u64, acked_below: u64) {
+    pub(crate) fn note_call(&mut self, token: u64, order: u64, acked_below: u64) {
         self.calls.insert(token, order);
         if self.calls.first_key_value().is_some_and(|(first, _)| *first < acked_below) {
             self.calls = self.calls.split_off(&acked_below);
@@ -31,11 +31,11 @@ impl Recent {
     }
 
     /// Order number of a call that was applied; 0 if it was forgotten.
-    pub(super) fn call(&self, token: u64) -> u64 {
+    pub(crate) fn call(&self, token: u64) -> u64 {
         self.calls.get(&token).copied().unwrap_or(0)
     }
 
-    pub(super) fn note_journal(&mut self, number: u64, order: u64) {
+    pub(crate) fn note_journal(&mut self, number: u64, order: u64) {
         self.journal.insert(number, order);
         if self.journal.len() > KEPT {
             self.journal.pop_first();
@@ -44,18 +44,18 @@ impl Recent {
 
     /// Order number of an entry of the journal that was applied; 0 if it was forgotten (then it was applied before the
     /// start, durably).
-    pub(super) fn journal(&self, number: u64) -> u64 {
+    pub(crate) fn journal(&self, number: u64) -> u64 {
         self.journal.get(&number).copied().unwrap_or(0)
     }
 
     /// After entry `last`, entry `number` was applied again.
-    pub(super) fn note_holes(&mut self, last: u64, number: u64) {
+    pub(crate) fn note_holes(&mut self, last: u64, number: u64) {
         let count = usize::try_from(number.saturating_sub(last)).unwrap_or(usize::MAX).min(KEPT);
         self.holes.extend((last.saturating_add(1)..number).rev().take(count));
     }
 
     /// Whether an entry below the last one is still to be applied; only once.
-    pub(super) fn fill_hole(&mut self, number: u64) -> bool {
+    pub(crate) fn fill_hole(&mut self, number: u64) -> bool {
         self.holes.remove(&number)
     }
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use cairn_types::{Ino, SessionId};
 use parking_lot::Mutex;
 
-use super::Inner;
-use super::committer::{Kind, Round};
+use crate::Inner;
+use crate::committer::{Kind, Round};
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,10 +21,10 @@ struct State {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct OpenFiles(Mutex<State>);
+pub(crate) struct OpenFiles(Mutex<State>);
 
 impl OpenFiles {
-    pub(super) fn declare(&self, session: SessionId, ino: Ino) {
+    pub(crate) fn declare(&self, session: SessionId, ino: Ino) {
         let mut state = self.0.lock();
         if state.by_session.entry(session).or_default().insert(ino) {
             state.by_file.entry(ino).or_default().push(session);
@@ -42,7 +42,7 @@ impl OpenFiles {
     }
 
     /// Sessions that have the file open, whose last name goes: the store keeps it for them.
-    pub(super) fn keepers(&self, ino: Ino) -> Vec<SessionId> {
+    pub(crate) fn keepers(&self, ino: Ino) -> Vec<SessionId> {
         let mut state = self.0.lock();
         let sessions = state.by_file.get(&ino).cloned().unwrap_or_default();
         if !sessions.is_empty() {
@@ -56,11 +56,11 @@ impl OpenFiles {
         self.0.lock().nameless.extend(files);
     }
 
-    pub(super) fn count(&self, session: SessionId) -> usize {
+    pub(crate) fn count(&self, session: SessionId) -> usize {
         self.0.lock().by_session.get(&session).map_or(0, HashSet::len)
     }
 
-    pub(super) fn remove_session(&self, session: SessionId) {
+    pub(crate) fn remove_session(&self, session: SessionId) {
         let mut state = self.0.lock();
         for ino in state.by_session.remove(&session).unwrap_or_default() {
             state.forget(session, ino);
@@ -98,7 +98,7 @@ impl Inner {
     /// A session has closed files that it had declared open. What the store kept for it alone goes with the next round:
     /// nobody waits for that, and should the server be killed first, the session's return does it
     /// ([`Inner::release_unclaimed`]).
-    pub(super) fn close_files(self: &Arc<Self>, session: SessionId, files: &[Ino]) {
+    pub(crate) fn close_files(self: &Arc<Self>, session: SessionId, files: &[Ino]) {
         let kept = self.open_files.close(session, files);
         if !kept.is_empty() {
             let inner = Arc::clone(self);
@@ -123,7 +123,7 @@ impl Inner {
 
     /// A session is back after a restart of the server and has told what it has open. What the store keeps for it beyond
     /// that was closed before the server could record it.
-    pub(super) fn release_unclaimed(&self, round: &mut Round<'_>, session: SessionId) {
+    pub(crate) fn release_unclaimed(&self, round: &mut Round<'_>, session: SessionId) {
         let open = self.open_files.0.lock().by_session.get(&session).cloned().unwrap_or_default();
         let released = round.batch.release_session_but(session, |ino| open.contains(&ino));
         if round.settle(released).is_ok() {

@@ -15,20 +15,20 @@ use cairn_wire::message::{Answer, Applied, Failure, Grant, OpNumber, Replay};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use super::committer::{Kind, Round};
-use super::sessions::Stage;
-use super::{Inner, Reply};
+use crate::committer::{Kind, Round};
+use crate::sessions::Stage;
+use crate::{Inner, Reply};
 
 /// Most changes that one session may send again: a client asks for a flush long before it has so many.
 const REPLAYS_MAX: usize = 1_000_000;
 
 /// One message of [`cairn_wire::Request::Reclaim`].
-pub(super) struct Claim {
-    pub(super) leases: Vec<(Ino, LeaseMode)>,
-    pub(super) open: Vec<Ino>,
-    pub(super) locks: Vec<FileLock>,
-    pub(super) replay: Vec<Replay>,
-    pub(super) complete: bool,
+pub(crate) struct Claim {
+    pub(crate) leases: Vec<(Ino, LeaseMode)>,
+    pub(crate) open: Vec<Ino>,
+    pub(crate) locks: Vec<FileLock>,
+    pub(crate) replay: Vec<Replay>,
+    pub(crate) complete: bool,
 }
 
 /// What a session has told so far.
@@ -51,7 +51,7 @@ type Retold = (Vec<Grant>, Vec<Replay>);
 
 /// See the module's description.
 #[derive(Debug)]
-pub(super) struct Restart {
+pub(crate) struct Restart {
     state: Mutex<State>,
     over: watch::Sender<bool>,
     /// What sessions have told once more after the time of grace, so far.
@@ -60,17 +60,17 @@ pub(super) struct Restart {
 
 impl Restart {
     /// Waits for `sessions`; is over at once if there are none.
-    pub(super) fn new(sessions: impl Iterator<Item = SessionId>) -> Self {
+    pub(crate) fn new(sessions: impl Iterator<Item = SessionId>) -> Self {
         let awaited: BTreeMap<SessionId, Claims> = sessions.map(|session| (session, Claims::default())).collect();
         Restart { state: Mutex::new(State { awaited }), over: watch::Sender::new(false), again: Mutex::default() }
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         *self.over.borrow()
     }
 
     /// Waits until normal work has begun.
-    pub(super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         // The sender lives as long as the volume.
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
@@ -80,12 +80,12 @@ impl Restart {
     }
 
     /// The session has come back and said everything; it is yet to be acted upon.
-    pub(super) fn has_told_all(&self, session: SessionId) -> bool {
+    pub(crate) fn has_told_all(&self, session: SessionId) -> bool {
         self.state.lock().awaited.get(&session).is_some_and(|claims| claims.complete)
     }
 
     /// A session that comes back tells everything from the start.
-    pub(super) fn begin_again(&self, session: SessionId) {
+    pub(crate) fn begin_again(&self, session: SessionId) {
         self.again.lock().remove(&session);
         if let Some(claims) = self.state.lock().awaited.get_mut(&session) {
             *claims = Claims::default();
@@ -93,7 +93,7 @@ impl Restart {
     }
 
     /// Nobody need wait for this session any more.
-    pub(super) fn session_ended(&self, session: SessionId) {
+    pub(crate) fn session_ended(&self, session: SessionId) {
         self.again.lock().remove(&session);
         self.state.lock().awaited.remove(&session);
     }
@@ -101,7 +101,7 @@ impl Restart {
 
 impl Inner {
     /// Task: ends the time of grace.
-    pub(super) async fn end_grace(self: Arc<Self>, grace: Duration) {
+    pub(crate) async fn end_grace(self: Arc<Self>, grace: Duration) {
         /// How often to look whether all are back.
         const TICK: Duration = Duration::from_millis(10);
         let deadline = tokio::time::Instant::now() + grace;
@@ -235,7 +235,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn reclaim(self: &Arc<Self>, session: SessionId, claim: Claim) -> Reply {
+    pub(crate) async fn reclaim(self: &Arc<Self>, session: SessionId, claim: Claim) -> Reply {
         let Claim { leases, open, locks, replay, complete } = claim;
         for ino in open {
             self.open_files.declare(session, ino);

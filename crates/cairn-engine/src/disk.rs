@@ -29,13 +29,13 @@ impl Figures {
 }
 
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     directory: PathBuf,
     last: Mutex<Option<Figures>>,
 }
 
 impl Disk {
-    pub(super) fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         Disk { directory: directory.to_owned(), last: Mutex::default() }
     }
 
@@ -53,17 +53,17 @@ impl Disk {
     }
 
     /// Bytes that are free; 0 if that cannot be found out.
-    pub(super) fn free(&self) -> u64 {
+    pub(crate) fn free(&self) -> u64 {
         self.with(|figures| figures.free).unwrap_or(0)
     }
 
     /// Bytes that may be written; a guess at a large number if that cannot be found out.
-    pub(super) fn available(&self) -> u64 {
+    pub(crate) fn available(&self) -> u64 {
         self.with(|figures| figures.available()).unwrap_or(u64::MAX)
     }
 
     /// Whether there is room for so many bytes, which are about to be written.
-    pub(super) fn claim(&self, bytes: u64) -> bool {
+    pub(crate) fn claim(&self, bytes: u64) -> bool {
         let claim = |figures: &mut Figures| {
             let fits = figures.available() >= bytes;
             if fits {
@@ -75,7 +75,7 @@ impl Disk {
     }
 
     /// Nothing that needs more room should be begun.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.available() == 0
     }
 }

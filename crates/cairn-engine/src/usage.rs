@@ -6,17 +6,17 @@ use cairn_wire::admin::{SessionStatus, VolumeInfo};
 use cairn_wire::message::Usage;
 use parking_lot::Mutex;
 
-use super::Inner;
+use crate::Inner;
 
 /// For how long the bytes that packs take are not counted again: it costs a system call for each pack.
 const STORED_FRESH: Duration = Duration::from_secs(1);
 
 /// Bytes on disk of all packs, and when they were counted.
 #[derive(Debug, Default)]
-pub(super) struct StoredBytes(Mutex<Option<(Instant, u64)>>);
+pub(crate) struct StoredBytes(Mutex<Option<(Instant, u64)>>);
 
 /// Settings as they stand. Once the volume is closed, its id is all that is known.
-pub(super) fn info(inner: &Inner) -> VolumeInfo {
+pub(crate) fn info(inner: &Inner) -> VolumeInfo {
     let snapshot = inner.snapshot().ok();
     let config = snapshot.as_ref().map(cairn_meta::Snapshot::config);
     VolumeInfo {
@@ -33,7 +33,7 @@ pub(super) fn info(inner: &Inner) -> VolumeInfo {
 }
 
 impl Inner {
-    pub(super) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         let usage = self.snapshot().ok().and_then(|snapshot| snapshot.usage().ok());
         let mut figures = Usage {
             bytes_stored: self.stored_bytes(),
@@ -64,8 +64,8 @@ impl Inner {
         bytes
     }
 
-    pub(super) fn session_list(&self) -> Vec<SessionStatus> {
-        let describe = |session: &super::sessions::Session| SessionStatus {
+    pub(crate) fn session_list(&self) -> Vec<SessionStatus> {
+        let describe = |session: &crate::sessions::Session| SessionStatus {
             session: session.id,
             volume: self.id.clone(),
             info: session.info(),

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
-    pub(super) fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -20,12 +20,12 @@ macro_rules! counters {
     ($($name:ident),* $(,)?) => {
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
-            $(pub(super) $name: Counter,)*
+            $(pub(crate) $name: Counter,)*
         }
 
         impl Counters {
             /// Name and value of each.
-            pub(super) fn list(&self) -> Vec<(String, u64)> {
+            pub(crate) fn list(&self) -> Vec<(String, u64)> {
                 vec![$((stringify!($name).to_owned(), self.$name.get()),)*]
             }
         }

@@ -12,9 +12,9 @@ use cairn_chunks::{BlobPlace, PackId};
 use cairn_types::{BlobId, Ino};
 use parking_lot::{Condvar, Mutex};
 
-use super::Inner;
-use super::committer::Kind;
-use super::{compaction, defragment};
+use crate::Inner;
+use crate::committer::Kind;
+use crate::{compaction, defragment};
 
 /// Time between two looks around.
 const TICK: Duration = Duration::from_millis(500);
@@ -42,53 +42,53 @@ struct Errands {
 
 /// What the thread is to do.
 #[derive(Debug, Default)]
-pub(super) struct Maintenance {
+pub(crate) struct Maintenance {
     errands: Mutex<Errands>,
     wake: Condvar,
     /// Held while packs are rewritten or checked: not both at once.
-    pub(super) packs: Mutex<()>,
+    pub(crate) packs: Mutex<()>,
 }
 
 impl Maintenance {
-    pub(super) fn free(&self, places: Vec<BlobPlace>) {
+    pub(crate) fn free(&self, places: Vec<BlobPlace>) {
         if !places.is_empty() {
             self.errands.lock().free.extend(places);
             self.wake.notify_one();
         }
     }
 
-    pub(super) fn discard_blobs(&self, blobs: Vec<BlobId>) {
+    pub(crate) fn discard_blobs(&self, blobs: Vec<BlobId>) {
         self.errands.lock().discard.extend(blobs);
         self.wake.notify_one();
     }
 
-    pub(super) fn note_fragmented(&self, chunks: Vec<(Ino, u32)>) {
+    pub(crate) fn note_fragmented(&self, chunks: Vec<(Ino, u32)>) {
         if !chunks.is_empty() {
             self.errands.lock().fragmented.extend(chunks);
         }
     }
 
     /// Begins a flush of the packs soon.
-    pub(super) fn flush_soon(&self) {
+    pub(crate) fn flush_soon(&self) {
         self.errands.lock().flush = true;
         self.wake.notify_one();
     }
 
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.errands.lock().stopping = true;
         self.wake.notify_one();
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.errands.lock().stopping
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.errands.lock().stopped
     }
 
     /// Waits for `time`, or until it is over (`false`).
-    pub(super) fn pause(&self, time: Duration) -> bool {
+    pub(crate) fn pause(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut errands = self.errands.lock();
         while !errands.stopping && Instant::now() < deadline {
@@ -110,7 +110,7 @@ impl Drop for End<'_> {
 }
 
 /// The thread.
-pub(super) fn run(weak: &Weak<Inner>) {
+pub(crate) fn run(weak: &Weak<Inner>) {
     let _end = End(weak);
     let mut last_compaction = Instant::now();
     let mut last_sweep = Instant::now();
@@ -176,7 +176,7 @@ impl Inner {
     }
 
     /// A pack's file is gone: so is its row.
-    pub(super) fn forget_pack(&self, pack: PackId) {
+    pub(crate) fn forget_pack(&self, pack: PackId) {
         self.counters.packs_deleted.add(1);
         self.blobs.forget_pack(pack);
         let dropped = self.committer.submit_blocking(Kind::Normal, move |round| {
@@ -217,7 +217,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn start_maintenance(self: &Arc<Self>) -> std::io::Result<()> {
+    pub(crate) fn start_maintenance(self: &Arc<Self>) -> std::io::Result<()> {
         let weak = Arc::downgrade(self);
         std::thread::Builder::new().name("cairn-upkeep".to_owned()).spawn(move || run(&weak)).map(|_| ())
     }

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Inner;
-use super::leases::{Block, RecallOrder, Table, Ticket, Verdict, Want};
+use crate::Inner;
+use crate::leases::{Block, RecallOrder, Table, Ticket, Verdict, Want};
 
 /// Most leases of one session. Beyond it the oldest are recalled. A lease takes some 200 bytes here.
 const LEASES_MAX: usize = 200_000;
@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The table, and who waits for which of its nodes.
 #[derive(Debug)]
-pub(super) struct Leases {
+pub(crate) struct Leases {
     guarded: Mutex<Guarded>,
     next_ticket: AtomicU64,
 }
@@ -37,7 +37,7 @@ struct Guarded {
 
 /// A wait that has not begun.
 #[derive(Debug)]
-pub(super) struct Blocked {
+pub(crate) struct Blocked {
     recalls: Vec<RecallOrder>,
     holders: Vec<(SessionId, Instant)>,
     changed: oneshot::Receiver<()>,
@@ -45,15 +45,15 @@ pub(super) struct Blocked {
 
 /// A request's place in the queue; given up when dropped.
 #[derive(Debug)]
-pub(super) struct TicketGuard<'a> {
+pub(crate) struct TicketGuard<'a> {
     leases: &'a Leases,
-    pub(super) ticket: Ticket,
+    pub(crate) ticket: Ticket,
     /// The table knows of it.
     used: bool,
 }
 
 impl TicketGuard<'_> {
-    pub(super) fn mark_used(&mut self) {
+    pub(crate) fn mark_used(&mut self) {
         self.used = true;
     }
 }
@@ -69,18 +69,18 @@ impl Drop for TicketGuard<'_> {
 
 impl Leases {
     /// `stamp`: larger than every stamp that an earlier run of the server has given.
-    pub(super) fn new(stamp: u64) -> Self {
+    pub(crate) fn new(stamp: u64) -> Self {
         let guarded = Guarded { table: Table::new(stamp), waiting: HashMap::new() };
         Leases { guarded: Mutex::new(guarded), next_ticket: AtomicU64::new(1) }
     }
 
-    pub(super) fn ticket(&self) -> TicketGuard<'_> {
+    pub(crate) fn ticket(&self) -> TicketGuard<'_> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         TicketGuard { leases: self, ticket, used: false }
     }
 
     /// Does something with the table and wakes those for whom it matters.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Table) -> T) -> T {
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Table) -> T) -> T {
         let mut guarded = self.guarded.lock();
         let outcome = act(&mut guarded.table);
         guarded.wake();
@@ -88,7 +88,7 @@ impl Leases {
     }
 
     /// As [`Leases::with`]; if the outcome is a block, whoever waits for it misses no change.
-    pub(super) fn try_with<T>(&self, act: impl FnOnce(&mut Table) -> Result<T, Block>) -> Result<T, Blocked> {
+    pub(crate) fn try_with<T>(&self, act: impl FnOnce(&mut Table) -> Result<T, Block>) -> Result<T, Blocked> {
         let mut guarded = self.guarded.lock();
         let outcome = act(&mut guarded.table);
         guarded.wake();
@@ -116,7 +116,7 @@ impl Guarded {
 impl Inner {
     /// Gets a lease for `session`, recalling those of others. `None` if what is read holds for this moment only; else
     /// the grant, and whether it is new.
-    pub(super) async fn acquire(
+    pub(crate) async fn acquire(
         &self,
         session: SessionId,
         ino: Ino,
@@ -144,7 +144,7 @@ impl Inner {
     }
 
     /// Sends the recalls of a block and waits until it is worth looking again.
-    pub(super) async fn wait_for(&self, blocked: Blocked) {
+    pub(crate) async fn wait_for(&self, blocked: Blocked) {
         let Blocked { recalls, holders, mut changed } = blocked;
         self.send_recalls(&recalls);
         loop {
@@ -167,7 +167,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn send_recalls(&self, recalls: &[RecallOrder]) {
+    pub(crate) fn send_recalls(&self, recalls: &[RecallOrder]) {
         for &RecallOrder { session, ino, leave, stamp } in recalls {
             self.counters.recalls_sent.add(1);
             if let Some(session) = self.sessions.get(session) {
@@ -178,7 +178,7 @@ impl Inner {
     }
 
     /// A session gives leases back.
-    pub(super) fn take_back(&self, session: SessionId, returns: &[LeaseReturn]) {
+    pub(crate) fn take_back(&self, session: SessionId, returns: &[LeaseReturn]) {
         for returned in returns {
             // First: whoever is woken by the return must know that the file is open.
             if returned.open {
@@ -191,7 +191,7 @@ impl Inner {
     }
 
     /// Keeps the number of a session's leases bounded.
-    pub(super) fn trim_leases(&self, session: SessionId) {
+    pub(crate) fn trim_leases(&self, session: SessionId) {
         let recalls = self.leases.with(|table| table.trim(session, LEASES_MAX, Instant::now()));
         self.counters.leases_trimmed.add(recalls.len() as u64);
         self.send_recalls(&recalls);

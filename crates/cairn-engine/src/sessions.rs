@@ -16,8 +16,8 @@ use cairn_wire::handshake::{MountInfo, SessionSecret};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::peer_process::PeerProcess;
-use super::push::PushSender;
+use crate::peer_process::PeerProcess;
+use crate::push::PushSender;
 
 /// One control connection of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct AttachmentId(u64);
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// Known from before the server was started; has not told yet what it holds.
     Returning = 0,
     Live = 1,
@@ -56,8 +56,8 @@ struct About {
 }
 
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) id: SessionId,
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
     secret_hash: [u8; 32],
     about: Mutex<About>,
     stage: AtomicU8,
@@ -66,12 +66,12 @@ pub(super) struct Session {
     attachment: Mutex<Option<(AttachmentId, PushSender)>>,
 }
 
-pub(super) fn hash_secret(secret: &SessionSecret) -> [u8; 32] {
+pub(crate) fn hash_secret(secret: &SessionSecret) -> [u8; 32] {
     *blake3::hash(&secret.0).as_bytes()
 }
 
 impl Session {
-    pub(super) fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Returning,
             1 => Stage::Live,
@@ -79,46 +79,46 @@ impl Session {
         }
     }
 
-    pub(super) fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.stage() == Stage::Live
     }
 
     /// `false` if it had ended before.
-    pub(super) fn set_stage(&self, stage: Stage) -> bool {
+    pub(crate) fn set_stage(&self, stage: Stage) -> bool {
         let change = |old: u8| (old != Stage::Ended as u8).then_some(stage as u8);
         self.stage.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).is_ok()
     }
 
     /// Compares in constant time.
-    pub(super) fn knows(&self, secret: &SessionSecret) -> bool {
+    pub(crate) fn knows(&self, secret: &SessionSecret) -> bool {
         blake3::Hash::from_bytes(self.secret_hash) == blake3::Hash::from_bytes(hash_secret(secret))
     }
 
-    pub(super) fn info(&self) -> MountInfo {
+    pub(crate) fn info(&self) -> MountInfo {
         self.about.lock().info.clone()
     }
 
-    pub(super) fn peer(&self) -> String {
+    pub(crate) fn peer(&self) -> String {
         self.about.lock().peer.clone()
     }
 
     /// The mount, as logs call it.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let about = self.about.lock();
         format!("{}:{}", about.info.host, about.info.directory)
     }
 
     /// The mount's process, if it is on this machine.
-    pub(super) fn process(&self) -> Option<PeerProcess> {
+    pub(crate) fn process(&self) -> Option<PeerProcess> {
         self.about.lock().process
     }
 
-    pub(super) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.attachment.lock().is_some()
     }
 
     /// Queues a message; a connection that cannot take it is let go.
-    pub(super) fn push(&self, push: Push) {
+    pub(crate) fn push(&self, push: Push) {
         let mut attachment = self.attachment.lock();
         if attachment.as_ref().is_some_and(|(_, sender)| !sender.send(push)) {
             tracing::warn!(session = %self.id, "control connection is gone or takes nothing; cutting it off");
@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// Lets go of the control connection.
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.attachment.lock().take();
     }
 
@@ -148,7 +148,7 @@ impl Session {
 
 /// All sessions that have not ended.
 #[derive(Debug)]
-pub(super) struct Sessions {
+pub(crate) struct Sessions {
     all: RwLock<BTreeMap<SessionId, Arc<Session>>>,
     ttl: Duration,
     base: Instant,
@@ -156,24 +156,24 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(ttl: Duration) -> Self {
+    pub(crate) fn new(ttl: Duration) -> Self {
         Sessions { all: RwLock::default(), ttl, base: Instant::now(), next_attachment: AtomicU64::new(1) }
     }
 
     /// What is stored of a new session.
-    pub(super) fn describe(secret: &SessionSecret, info: &MountInfo, peer: &str) -> Bytes {
+    pub(crate) fn describe(secret: &SessionSecret, info: &MountInfo, peer: &str) -> Bytes {
         Session::encode(hash_secret(secret), info, peer)
     }
 
     /// Enters a new session.
-    pub(super) fn begin(&self, id: SessionId, secret: &SessionSecret, info: MountInfo, peer: String) -> Arc<Session> {
+    pub(crate) fn begin(&self, id: SessionId, secret: &SessionSecret, info: MountInfo, peer: String) -> Arc<Session> {
         let process = PeerProcess::present(&peer);
         self.enter(id, hash_secret(secret), About { info, peer, process }, Stage::Live)
     }
 
     /// Enters a session from before the start. `None` if it cannot come back: its process is no more, or its description
     /// makes no sense.
-    pub(super) fn recall_from_record(&self, id: SessionId, stored: &[u8]) -> Option<Arc<Session>> {
+    pub(crate) fn recall_from_record(&self, id: SessionId, stored: &[u8]) -> Option<Arc<Session>> {
         let stored: Description = serde_json::from_slice(stored).ok()?;
         let Description { secret_hash, host, pid, directory, read_only, peer, process_started } = stored;
         let process = PeerProcess::noted(&peer, process_started);
@@ -197,28 +197,28 @@ impl Sessions {
         session
     }
 
-    pub(super) fn get(&self, id: SessionId) -> Option<Arc<Session>> {
+    pub(crate) fn get(&self, id: SessionId) -> Option<Arc<Session>> {
         self.all.read().get(&id).cloned()
     }
 
-    pub(super) fn is_live(&self, id: SessionId) -> bool {
+    pub(crate) fn is_live(&self, id: SessionId) -> bool {
         self.all.read().get(&id).is_some_and(|session| session.is_live())
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.all.read().values().cloned().collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.all.read().is_empty()
     }
 
-    pub(super) fn remove(&self, id: SessionId) {
+    pub(crate) fn remove(&self, id: SessionId) {
         self.all.write().remove(&id);
     }
 
     /// Gives a session its control connection; an older one is cut. Answers the connection's number.
-    pub(super) fn attach(&self, session: &Session, info: MountInfo, peer: String, pushes: PushSender) -> AttachmentId {
+    pub(crate) fn attach(&self, session: &Session, info: MountInfo, peer: String, pushes: PushSender) -> AttachmentId {
         let id = AttachmentId(self.next_attachment.fetch_add(1, Ordering::Relaxed));
         let process = PeerProcess::present(&peer);
         *session.about.lock() = About { info, peer, process };
@@ -228,7 +228,7 @@ impl Sessions {
     }
 
     /// The connection `attachment` is gone. Whether it was the session's present one.
-    pub(super) fn detach(&self, session: SessionId, attachment: AttachmentId) -> bool {
+    pub(crate) fn detach(&self, session: SessionId, attachment: AttachmentId) -> bool {
         let Some(session) = self.get(session) else { return false };
         session.attachment.lock().take_if(|(present, _)| *present == attachment).is_some()
     }
@@ -239,30 +239,30 @@ impl Sessions {
     }
 
     /// The session has given a sign of life.
-    pub(super) fn heard(&self, session: &Session) {
+    pub(crate) fn heard(&self, session: &Session) {
         session.heard.fetch_max(self.now(), Ordering::AcqRel);
     }
 
     /// For how long the session has given no sign of life.
-    pub(super) fn silence(&self, session: &Session) -> Duration {
+    pub(crate) fn silence(&self, session: &Session) -> Duration {
         Duration::from_millis(self.now().saturating_sub(session.heard.load(Ordering::Acquire)))
     }
 
     /// The session may believe in its leases no longer.
-    pub(super) fn is_expired(&self, session: &Session) -> bool {
+    pub(crate) fn is_expired(&self, session: &Session) -> bool {
         // A millisecond more than the time to live, because the clock counts whole ones.
         self.silence(session) > self.ttl + Duration::from_millis(1)
     }
 
     /// Until when a recall that was first sent at `since` may stay without an answer: as long as the session's leases
     /// live; and one that goes on renewing them gets twice that time altogether.
-    pub(super) fn recall_deadline(&self, id: SessionId, since: Instant) -> Instant {
+    pub(crate) fn recall_deadline(&self, id: SessionId, since: Instant) -> Instant {
         let Some(session) = self.get(id) else { return Instant::now() };
         let heard = self.base + Duration::from_millis(session.heard.load(Ordering::Acquire) + 2);
         (heard + self.ttl).min(since + 2 * self.ttl)
     }
 
-    pub(super) fn push_to_all(&self, push: &Push) {
+    pub(crate) fn push_to_all(&self, push: &Push) {
         for session in self.all() {
             session.push(push.clone());
         }
@@ -272,7 +272,7 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::push::push_channel;
+    use crate::push::push_channel;
 
     fn secret(byte: u8) -> SessionSecret {
         SessionSecret([byte; 16])

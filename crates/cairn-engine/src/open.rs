@@ -12,25 +12,25 @@ use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
 use rustix::process::{getegid, geteuid};
 
-use super::blobs::from_meta;
-use super::committer::{self, Committer, Kind, Worker};
-use super::counters::Counters;
-use super::disk::Disk;
-use super::lock_requests::Locks;
-use super::maintenance::Maintenance;
-use super::open_files::OpenFiles;
-use super::pending::PendingBlobs;
-use super::recall::Leases;
-use super::restart::Restart;
-use super::room::RoomService;
-use super::sessions::Sessions;
-use super::usage::StoredBytes;
-use super::{Inner, Volume, VolumeError, VolumeOptions};
+use crate::blobs::from_meta;
+use crate::committer::{self, Committer, Kind, Worker};
+use crate::counters::Counters;
+use crate::disk::Disk;
+use crate::lock_requests::Locks;
+use crate::maintenance::Maintenance;
+use crate::open_files::OpenFiles;
+use crate::pending::PendingBlobs;
+use crate::recall::Leases;
+use crate::restart::Restart;
+use crate::room::RoomService;
+use crate::sessions::Sessions;
+use crate::usage::StoredBytes;
+use crate::{Inner, Volume, VolumeError, VolumeOptions};
 
 const METADATA: &str = "meta.redb";
 const PACKS: &str = "packs";
 
-pub(super) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> Result<(), VolumeError> {
+pub(crate) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> Result<(), VolumeError> {
     let config = VolumeConfig {
         id: info.id,
         name: info.name,
@@ -69,7 +69,7 @@ fn give_root_directory_to(store: &VolumeStore, uid: u32, gid: u32) -> Result<(),
     Ok(())
 }
 
-pub(super) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Volume, VolumeError> {
+pub(crate) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Volume, VolumeError> {
     let (directory, options) = (directory.to_owned(), options.clone());
     let opening = tokio::task::spawn_blocking(move || open_files(&directory, options));
     let (inner, lost) = opening.await.map_err(|_| VolumeError::Refused("opening failed".to_owned()))??;
