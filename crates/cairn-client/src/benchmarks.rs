@@ -1,6 +1,7 @@
 //! Private parts of the way of a read, as the micro-benchmarks in `benches/` see them. Not for programs.
 
 use bytes::Bytes;
+use cairn_runtime::{MemoryBudget, MemoryUse};
 use cairn_types::{BlobId, Extent, Source};
 
 use crate::cache::{BLOCK, BlockCache, BlockKey, Part};
@@ -14,7 +15,8 @@ pub struct CachedBlocks(BlockCache);
 impl CachedBlocks {
     pub fn new(blobs: u64) -> Self {
         // Shards are filled unevenly: there is room for twice as many.
-        let cache = BlockCache::new(2 * (blobs + 16) * u64::from(BLOCK));
+        let bytes = 2 * (blobs + 16) * u64::from(BLOCK);
+        let cache = BlockCache::new(MemoryBudget::with_limit(4 * bytes).take(MemoryUse::ContentCache, bytes));
         for blob in 0..blobs {
             let data = Bytes::from(vec![blob as u8; BLOCK as usize]);
             cache.insert(BlockKey { blob: BlobId(blob), index: 0 }, Part { offset: 0, data });

@@ -13,8 +13,6 @@ mod connect;
 mod extents;
 mod handles;
 mod held_locks;
-mod here;
-mod memory;
 mod node;
 mod overlay;
 mod readahead;
@@ -31,7 +29,6 @@ mod writeback;
 pub use address::{ConnectOptions, ServerAddress};
 pub use admin::{AdminClient, AdminError};
 pub use cache::disk::{CacheReport, CachedVolume, DiskCacheError, DiskCacheOptions, evict, inspect};
-pub use here::run_here;
 pub use session::{OpenError, Session, SessionOptions};
 pub use stats::VolumeStats;
 pub use volume::{

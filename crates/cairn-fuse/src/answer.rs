@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use cairn_client::run_here;
+use cairn_runtime::spawn_inline;
 use cairn_types::{Errno, FsResult};
 
 use crate::abi::{self, opcode_name};
@@ -119,7 +119,7 @@ impl Answer {
     {
         let shared = Arc::clone(&self.shared);
         let mut future = CatchPanic { future: Box::pin(future), opcode: self.opcode };
-        run_here(&shared.runtime.clone(), async move {
+        spawn_inline(&shared.runtime.clone(), async move {
             // Most answers are ready at once; only who waits can be given up.
             let outcome = match poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context))).await {
                 Poll::Ready(outcome) => outcome,

@@ -1,24 +1,24 @@
 //! One connection from the greeting to its end: reads requests, has each served, writes the answers.
 //!
-//! A request's future is polled once by the task that reads, and only if it has to wait does it become a task of its own: what can be
-//! answered at once costs no hop between threads. That first poll comes before the next frame is read, so a volume sees the requests
+//! A request's future is polled once by the task that reads, and only if it has to wait does it become a task of its own
+//! ([`spawn_inline`]): what can be answered at once costs no hop between threads. That first poll comes before the next frame is read, so a volume sees the requests
 //! of a connection begin in the order in which they were sent (the order of a journal hangs on it); answers may overtake one
 //! another.
 //!
 //! What is served at once is bounded by number and by bytes; beyond that, nothing more is read. Whatever happens here ends this
 //! connection and no other.
 
-use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_engine::{PushReceiver, Volume};
+use cairn_runtime::spawn_inline;
 use cairn_types::{Errno, SessionId};
 use cairn_wire::message::{BlobRange, Failure};
 use cairn_wire::{Frame, FrameError, FrameKind, FrameLimits, Push, Request, Response};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
@@ -234,6 +234,7 @@ async fn forward_pushes(service: Arc<Service>, mut pushes: PushReceiver) {
 }
 
 async fn read_requests(service: &Arc<Service>, reader: &mut LinkReader) -> End {
+    let runtime = Handle::current();
     loop {
         let read = reader.read().await.and_then(|frame| {
             let request = frame.expect::<Request>(FrameKind::Request)?;
@@ -246,18 +247,15 @@ async fn read_requests(service: &Arc<Service>, reader: &mut LinkReader) -> End {
         let Some(room) = make_room(service, &request, message.len() + bulk.len()).await else {
             return End::Released;
         };
-        let mut serving = Box::pin(serve_one(Arc::clone(service), correlation, request, bulk, room));
-        let first_poll = poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await;
-        if first_poll.is_pending() {
-            let shared = Arc::clone(&service.shared);
-            tokio::spawn(async move {
-                tokio::select! {
-                    biased;
-                    () = serving => {}
-                    () = shared.halted() => {}
-                }
-            });
-        }
+        let shared = Arc::clone(&service.shared);
+        let serving = serve_one(Arc::clone(service), correlation, request, bulk, room);
+        spawn_inline(&runtime, async move {
+            tokio::select! {
+                biased;
+                () = serving => {}
+                () = shared.halted() => {}
+            }
+        });
     }
 }
 

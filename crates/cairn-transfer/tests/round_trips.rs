@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_client::{ConnectOptions, ServerAddress, SessionOptions, Volume, VolumeOptions};
+use cairn_runtime::MemoryBudget;
 use cairn_server::{NewVolume, Server, ServerConfig};
 use cairn_transfer::archive::{Archive, ArchiveSink};
 use cairn_transfer::local::{LocalSink, LocalTree};
@@ -57,7 +58,8 @@ impl World {
         let socket = self.config.unix_socket.clone().expect("socket");
         let connect = ConnectOptions::new(ServerAddress::Unix(socket));
         let session = SessionOptions::new(connect, "vol", MountInfo::default());
-        let options = VolumeOptions { recovery_dir: self.path("recovery"), ..VolumeOptions::default() };
+        let options =
+            VolumeOptions { recovery_dir: self.path("recovery"), ..VolumeOptions::new(MemoryBudget::of_process()) };
         self.runtime.block_on(Volume::open(session, options, self.runtime.handle().clone())).expect("opened")
     }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use cairn_runtime::{MemoryShare, spawn_inline};
 use cairn_types::limits::CHECK_BLOCK;
 use cairn_types::{BlobId, Errno, FsResult};
 use cairn_wire::message::{BlobPart, BlobRange};
@@ -15,7 +16,6 @@ use tokio::sync::Notify;
 
 use super::disk::{DiskCache, Found};
 use super::{BLOCK, BlockCache, BlockKey, Part};
-use crate::here::run_here;
 use crate::session::Session;
 use crate::stats::{Counters, add};
 
@@ -112,9 +112,14 @@ pub(crate) struct FetchContext {
 }
 
 impl Blocks {
-    /// `budget`: of the memory cache, in bytes.
-    pub(crate) fn new(budget: u64) -> Self {
+    /// `budget`: of the memory cache.
+    pub(crate) fn new(budget: MemoryShare) -> Self {
         Blocks { cache: BlockCache::new(budget), disk: OnceLock::new(), under_way: UnderWay::default() }
+    }
+
+    /// Bytes that the memory cache may hold now.
+    pub(crate) fn budget(&self) -> u64 {
+        self.cache.budget()
     }
 
     /// Puts a disk cache behind the memory cache, once.
@@ -202,7 +207,7 @@ impl Blocks {
             add(&context.counters.block_misses, fetches.len() as u64);
             let request = self.request(fetches);
             let (blocks, context) = (Arc::clone(self), context.clone());
-            run_here(&context.runtime.clone(), async move {
+            spawn_inline(&context.runtime.clone(), async move {
                 match context.session.read_blobs(ranges.clone()).await {
                     Ok(parts) => {
                         let bytes = parts.iter().map(|(_, data)| data.len() as u64).sum();

@@ -1,4 +1,4 @@
-//! The memory cache of blob content: least recently used blocks under one budget. Behind it, the [`disk`] cache.
+//! The memory cache of blob content: least recently used blocks under one budget, which may change. Behind it, the [`disk`] cache.
 //!
 //! Blobs are immutable, so a cached block is never stale and no lease concerns it. A block may be cached in part: a blob
 //! is only fetched as far as an extent reaches into it. Fetches of the same block are shared ([`fetch`]). Every part that
@@ -10,6 +10,7 @@ pub(crate) mod fetch;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use cairn_runtime::MemoryShare;
 use cairn_types::BlobId;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -59,15 +60,14 @@ struct Shard {
 #[derive(Debug)]
 pub(crate) struct BlockCache {
     shards: Vec<Mutex<Shard>>,
-    /// Bytes that one shard may hold.
-    budget: u64,
+    budget: MemoryShare,
     total: AtomicU64,
 }
 
 impl BlockCache {
-    pub(crate) fn new(budget: u64) -> Self {
+    pub(crate) fn new(budget: MemoryShare) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::new(Shard { blocks: LruCache::unbounded(), bytes: 0 })).collect();
-        BlockCache { shards, budget: budget / SHARDS as u64, total: AtomicU64::new(0) }
+        BlockCache { shards, budget, total: AtomicU64::new(0) }
     }
 
     fn shard(&self, key: BlockKey) -> &Mutex<Shard> {
@@ -98,7 +98,8 @@ impl BlockCache {
             change -= (old.data.len() as u64 + OVERHEAD) as i64;
         }
         shard.bytes = shard.bytes.saturating_add_signed(change);
-        while shard.bytes > self.budget {
+        let budget = self.budget() / SHARDS as u64;
+        while shard.bytes > budget {
             let Some((_, old)) = shard.blocks.pop_lru() else { break };
             let gone = old.data.len() as u64 + OVERHEAD;
             shard.bytes = shard.bytes.saturating_sub(gone);
@@ -111,6 +112,11 @@ impl BlockCache {
         }
     }
 
+    /// Bytes that may be held now.
+    pub(crate) fn budget(&self) -> u64 {
+        self.budget.bytes()
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
@@ -119,7 +125,13 @@ impl BlockCache {
 
 #[cfg(test)]
 mod tests {
+    use cairn_runtime::{MemoryBudget, MemoryUse};
+
     use super::*;
+
+    fn share(bytes: u64) -> MemoryShare {
+        MemoryBudget::with_limit(4 * bytes).take(MemoryUse::ContentCache, bytes)
+    }
 
     fn part(offset: u32, length: usize) -> Part {
         Part { offset, data: Bytes::from(vec![offset as u8; length]) }
@@ -127,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_kept_and_counted() {
-        let cache = BlockCache::new(16 * 10_000);
+        let cache = BlockCache::new(share(16 * 10_000));
         for blob in 0..1000 {
             cache.insert(BlockKey { blob: BlobId(blob), index: 0 }, part(0, 1000));
         }
@@ -139,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_part_answers_only_for_what_it_has() {
-        let cache = BlockCache::new(1 << 20);
+        let cache = BlockCache::new(share(1 << 20));
         let key = BlockKey { blob: BlobId(1), index: 0 };
         cache.insert(key, part(100, 50));
         assert!(cache.get(BlobId(1), 100, 150).is_some());

@@ -72,7 +72,7 @@ fn leads_to(directory: &NodeState, name: &Name, node: &Node) -> bool {
 
 /// A directory in which `name` is known to be free.
 fn has_free(directory: &NodeState, name: &Name) -> bool {
-    directory.attr().is_some_and(|attr| attr.is_dir()) && known(directory, name) == Cached::Absent
+    directory.attr().is_some_and(Attr::is_dir) && known(directory, name) == Cached::Absent
 }
 
 fn change_name(directory: &mut NodeState, name: &Name, link: Option<Link>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, FileKind, FsResult, Ino, LeaseMode, Name};
+use cairn_types::{Attr, Errno, FileKind, FsResult, Ino, LeaseMode, Name};
 use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
 
@@ -90,7 +90,7 @@ impl Shared {
         let known = self.table.get(ino).is_some_and(|node| {
             let state = node.lock();
             state.life() == Life::Named
-                && state.attr().is_some_and(|attr| attr.is_dir())
+                && state.attr().is_some_and(Attr::is_dir)
                 && self.usable(&state, LeaseMode::Shared)
         });
         if !known {

@@ -34,6 +34,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_runtime::{MemoryBudget, MemoryUse};
 use cairn_types::{
     AllocateMode, Allocation, AttrChange, Errno, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode,
     XattrMode,
@@ -50,7 +51,6 @@ use crate::cache::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 use crate::cache::fetch::Blocks;
 use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
-use crate::memory;
 use crate::node::table::Table;
 use crate::readahead::WINDOW_MAX;
 use crate::room::Room;
@@ -63,12 +63,14 @@ use crate::writeback::journal::Journal;
 /// How a volume is used here.
 #[derive(Clone, Debug)]
 pub struct VolumeOptions {
-    /// Budget of the memory cache of file content, in bytes; at most a quarter of the memory that this process may use.
+    /// What this process may use, together with whatever else takes shares of it.
+    pub memory: MemoryBudget,
+    /// Most bytes of file content that are cached in memory; as far as the process's memory has room for them.
     pub cache_bytes: u64,
     /// A cache on a local disk behind the one in memory.
     pub disk_cache: Option<DiskCacheOptions>,
-    /// Most bytes that are written here and not yet at the server; writers wait beyond it. At most an eighth of the
-    /// memory that this process may use.
+    /// Most bytes that are written here and not yet at the server; writers wait beyond it. As far as the process's memory has
+    /// room for them.
     pub dirty_bytes: u64,
     /// Largest read-ahead of one open file, in bytes.
     pub read_ahead_bytes: u64,
@@ -86,16 +88,18 @@ pub struct VolumeOptions {
     pub recovery_dir: PathBuf,
 }
 
-impl Default for VolumeOptions {
-    fn default() -> Self {
-        let memory = memory::limit();
+impl VolumeOptions {
+    /// The usual ones, in a process with so much memory.
+    pub fn new(memory: MemoryBudget) -> Self {
+        let limit = memory.limit();
         let state = std::env::var_os("XDG_STATE_HOME")
             .map(PathBuf::from)
             .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")));
         VolumeOptions {
-            cache_bytes: (memory / 8).min(1 << 30),
+            memory,
+            cache_bytes: (limit / 8).min(1 << 30),
             disk_cache: None,
-            dirty_bytes: (memory / 8).min(256 << 20),
+            dirty_bytes: (limit / 8).min(256 << 20),
             read_ahead_bytes: WINDOW_MAX,
             nodes: 150_000,
             flush_delay: Duration::from_secs(1),
@@ -103,23 +107,6 @@ impl Default for VolumeOptions {
             noatime: false,
             nodiratime: false,
             recovery_dir: state.unwrap_or_else(|| PathBuf::from("/var/lib")).join("cairn/recovery"),
-        }
-    }
-}
-
-impl VolumeOptions {
-    /// Lowers what would not leave room for the rest of the process in `memory` bytes.
-    fn fit_into(&mut self, memory: u64) {
-        for (what, bytes, most) in
-            [("cache", &mut self.cache_bytes, memory / 4), ("write buffer", &mut self.dirty_bytes, memory / 8)]
-        {
-            if *bytes > most {
-                tracing::info!(
-                    memory,
-                    "the {what} is limited to {most} bytes, because this process may use little memory"
-                );
-                *bytes = most;
-            }
         }
     }
 }
@@ -207,10 +194,11 @@ impl Volume {
     /// A sentence for the user.
     pub async fn open(
         session: SessionOptions,
-        mut options: VolumeOptions,
+        options: VolumeOptions,
         runtime: Runtime,
     ) -> Result<Volume, OpenVolumeError> {
-        options.fit_into(memory::limit());
+        let cache = options.memory.take(MemoryUse::ContentCache, options.cache_bytes);
+        let buffer = options.memory.take(MemoryUse::WriteBuffer, options.dirty_bytes);
         let owner = format!("the mount at {} (pid {})", session.info.directory, session.info.pid);
         let made: OnceLock<Arc<Shared>> = OnceLock::new();
         Session::open(session, |session| {
@@ -219,7 +207,7 @@ impl Volume {
                 chunk_size: session.volume().chunk_size,
                 allocation: session.volume().allocation,
                 table: Table::new(),
-                blocks: Arc::new(Blocks::new(options.cache_bytes)),
+                blocks: Arc::new(Blocks::new(cache)),
                 room: Room::new(),
                 handles: Handles::default(),
                 series: series::Series::default(),
@@ -228,7 +216,7 @@ impl Volume {
                 kernel: OnceLock::new(),
                 report: OnceLock::new(),
                 runtime,
-                writeback: WriteBack::new(options.dirty_bytes, options.flush_delay),
+                writeback: WriteBack::new(buffer, options.flush_delay),
                 journal: Journal::new(options.flush_delay),
                 expected_opens: Mutex::default(),
                 tree_walk: Mutex::default(),

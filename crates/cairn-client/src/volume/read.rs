@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_runtime::spawn_inline;
 use cairn_types::{BlobId, Errno, FsResult, Ino, LeaseMode, Source};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
@@ -15,7 +16,6 @@ use crate::api::Handle;
 use crate::cache::fetch::{FetchContext, Want};
 use crate::cache::{BLOCK, Part};
 use crate::extents::{ExtentMap, Known};
-use crate::here::run_here;
 use crate::node::transfers::Transfer;
 use crate::node::{Node, NodeState};
 use crate::overlay::Piece;
@@ -278,9 +278,9 @@ impl Shared {
         if handle.ino != node.ino {
             return;
         }
-        let most = self.options.read_ahead_bytes.min(self.options.cache_bytes / 4);
+        let most = self.options.read_ahead_bytes.min(self.blocks.budget() / 4);
         // What is fetched ahead must still be there when it is read.
-        let budget = self.options.cache_bytes / 2;
+        let budget = self.blocks.budget() / 2;
         let (range, ends) = {
             let ahead = &mut handle.state.lock().read_ahead;
             (ahead.note(offset, length, size, most, budget), ahead.take_end(size))
@@ -289,7 +289,7 @@ impl Shared {
             return;
         }
         let (shared, ino) = (Arc::clone(self), node.ino);
-        run_here(&self.runtime, async move {
+        spawn_inline(&self.runtime, async move {
             if let Some(range) = range
                 && let Err(errno) = shared.prefetch(ino, range).await
             {

@@ -71,7 +71,7 @@ impl Shared {
             self.forget(attr.ino, 1);
             self.series.note(parent, &next, &attr);
             if attr.kind == FileKind::Regular && attr.ino != ino {
-                let end = BEGINNING.min(self.options.cache_bytes / 8).min(attr.size);
+                let end = BEGINNING.min(self.blocks.budget() / 8).min(attr.size);
                 let begun = match self.acquire(attr.ino, LeaseMode::Shared).await {
                     Ok(_) => self.prefetch(attr.ino, 0..end).await,
                     Err(errno) => Err(errno),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cairn_runtime::MemoryShare;
 use cairn_types::{Errno, FsResult, Ino};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -41,7 +42,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What is buffered in all, and which files are due when.
 pub(crate) struct WriteBack {
     /// Bytes beyond which writers wait.
-    budget: u64,
+    budget: MemoryShare,
     delay: Duration,
     dirty: AtomicU64,
     queue: Mutex<VecDeque<(Instant, Ino)>>,
@@ -60,7 +61,7 @@ pub(crate) struct WriteBack {
 }
 
 impl WriteBack {
-    pub(crate) fn new(budget: u64, delay: Duration) -> Self {
+    pub(crate) fn new(budget: MemoryShare, delay: Duration) -> Self {
         WriteBack {
             budget,
             delay,
@@ -83,14 +84,14 @@ impl WriteBack {
 
     /// Writers must wait.
     pub(crate) fn is_full(&self) -> bool {
-        self.dirty() >= self.budget
+        self.dirty() >= self.budget.bytes()
     }
 
     /// A file's buffered bytes went from `before` to `after`.
     pub(crate) fn adjust(&self, before: u64, after: u64) {
         if after >= before {
             let total = self.dirty.fetch_add(after - before, Ordering::Relaxed) + (after - before);
-            if total > self.budget / 2 && after > before && !self.hurry.swap(true, Ordering::Relaxed) {
+            if total > self.budget.bytes() / 2 && after > before && !self.hurry.swap(true, Ordering::Relaxed) {
                 self.wake.notify_one();
             }
         } else {
@@ -259,11 +260,17 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use cairn_runtime::{MemoryBudget, MemoryUse};
+
     use super::*;
+
+    fn share(bytes: u64) -> MemoryShare {
+        MemoryBudget::with_limit(8 * bytes).take(MemoryUse::WriteBuffer, bytes)
+    }
 
     #[test]
     fn files_are_due_in_time_or_in_a_hurry() {
-        let writeback = WriteBack::new(100, Duration::from_secs(100));
+        let writeback = WriteBack::new(share(100), Duration::from_secs(100));
         assert_eq!(writeback.take_due(), Err(None));
         writeback.enqueue_in(Ino(7), Duration::from_secs(100));
         assert!(matches!(writeback.take_due(), Err(Some(_))));
@@ -277,7 +284,7 @@ mod tests {
 
     #[test]
     fn files_that_are_due_soon_go_with_one_that_is_due() {
-        let writeback = WriteBack::new(100, Duration::from_secs(100));
+        let writeback = WriteBack::new(share(100), Duration::from_secs(100));
         for (ino, seconds) in [(1, 0), (2, 20), (3, 40), (4, 80)] {
             writeback.enqueue_in(Ino(ino), Duration::from_secs(seconds));
         }

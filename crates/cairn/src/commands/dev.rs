@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use cairn_client::{AdminClient, ConnectOptions, ServerAddress};
+use cairn_runtime::MemoryBudget;
 use cairn_server::{Server, ServerConfig};
 use cairn_types::Profile;
 use cairn_wire::admin::{AdminReply, AdminRequest};
@@ -32,6 +33,7 @@ async fn serve_and_mount(options: &Dev) -> Result<()> {
 async fn mount_on(options: &Dev, server: &Server, connect: ConnectOptions, data: &std::path::Path) -> Result<()> {
     ensure_volume(options, &connect).await?;
     let plan = Plan {
+        memory: MemoryBudget::of_process(),
         connect,
         volume: options.volume.clone(),
         directory: options.directory.clone(),

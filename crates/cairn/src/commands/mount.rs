@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
+use cairn_runtime::MemoryBudget;
 
 use crate::cli::Mount;
 use crate::commands::mounted::{self, Plan};
@@ -35,6 +36,7 @@ pub(crate) fn run(options: &Mount) -> Result<ExitCode> {
 fn serve(options: &Mount, foreground: bool, ready: impl FnOnce(&mounted::Live)) -> Result<()> {
     runtime::new()?.block_on(async {
         let plan = Plan {
+            memory: MemoryBudget::of_process(),
             connect: connect::options(&options.connection)?,
             volume: options.volume.clone(),
             directory: options.directory.clone(),

@@ -9,6 +9,7 @@ use cairn_client::api::FileSystem;
 use cairn_client::{ConnectOptions, DiskCacheOptions, SessionOptions, Volume, VolumeOptions};
 use cairn_emulation::Emulated;
 use cairn_fuse::{Mount, MountError, MountOptions};
+use cairn_runtime::MemoryBudget;
 use cairn_types::Profile;
 use cairn_types::profile::MOOSEFS_SOURCE;
 use cairn_wire::admin::VolumeInfo;
@@ -26,6 +27,8 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What to mount where.
 pub(crate) struct Plan {
+    /// Of this process.
+    pub(crate) memory: MemoryBudget,
     pub(crate) connect: ConnectOptions,
     pub(crate) volume: String,
     pub(crate) directory: PathBuf,
@@ -73,7 +76,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
         noatime: plan.tuning.noatime || has("noatime"),
         nodiratime: has("nodiratime"),
         recovery_dir: paths::recovery_directory(),
-        ..VolumeOptions::default()
+        ..VolumeOptions::new(plan.memory)
     };
     let runtime = tokio::runtime::Handle::current();
     let volume = Volume::open(session, options, runtime.clone()).await.map_err(connect::open_volume_error)?;

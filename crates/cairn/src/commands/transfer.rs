@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cairn_client::{SessionOptions, Volume, VolumeOptions};
+use cairn_runtime::MemoryBudget;
 use cairn_transfer::archive::{Archive, ArchiveSink};
 use cairn_transfer::local::{LocalSink, LocalTree};
 use cairn_transfer::volume::{VolumeSink, VolumeTree};
@@ -110,6 +111,7 @@ impl Place {
 /// One command's work.
 struct Transfer {
     runtime: Runtime,
+    memory: MemoryBudget,
     place: Place,
     tuning: TransferTuning,
     jobs: usize,
@@ -125,6 +127,7 @@ impl Transfer {
     fn new(place: Place, tuning: &TransferTuning) -> Result<Transfer> {
         Ok(Transfer {
             runtime: runtime::new()?,
+            memory: MemoryBudget::of_process(),
             place,
             tuning: tuning.clone(),
             jobs: usize::from(tuning.jobs),
@@ -153,8 +156,11 @@ impl Transfer {
         };
         let connect = connect::options(&self.tuning.connection)?;
         let session = SessionOptions::new(connect, self.place.volume.clone(), info);
-        let options =
-            VolumeOptions { read_only, recovery_dir: paths::recovery_directory(), ..VolumeOptions::default() };
+        let options = VolumeOptions {
+            read_only,
+            recovery_dir: paths::recovery_directory(),
+            ..VolumeOptions::new(self.memory.clone())
+        };
         let volume =
             self.runtime.block_on(Volume::open(session, options, self.handle())).map_err(connect::open_volume_error)?;
         let outcome = work(&volume);

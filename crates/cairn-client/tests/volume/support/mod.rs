@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_client::{ConnectOptions, ServerAddress, SessionOptions, Volume, VolumeOptions};
+use cairn_runtime::MemoryBudget;
 use cairn_server::{NewVolume, Server, ServerConfig};
 use cairn_wire::handshake::MountInfo;
 
@@ -56,7 +57,7 @@ impl World {
     }
 
     pub(crate) fn options(&self) -> VolumeOptions {
-        VolumeOptions { recovery_dir: self.recovery(), ..VolumeOptions::default() }
+        VolumeOptions { recovery_dir: self.recovery(), ..VolumeOptions::new(MemoryBudget::of_process()) }
     }
 
     /// A mount with a kernel in front of it.

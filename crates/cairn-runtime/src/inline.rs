@@ -1,4 +1,4 @@
-//! Running a future on the thread that has it for as long as it need not wait.
+//! Running a future on the thread that has it for as long as it need not wait, and as a task from then on.
 //!
 //! A task that is spawned from outside the runtime wakes a worker, and that worker often another, before anything has happened. What
 //! only sends a request and waits for the answer is better begun at once, and taken up by the worker that receives the
@@ -17,8 +17,11 @@ type Boxed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Polls `future` here and now. If it has to wait, it becomes a task of `runtime` when it is woken for the first time.
 ///
-/// Whatever `future` waits for holds it until then: if that is dropped without waking, so is `future`.
-pub fn run_here(runtime: &Handle, future: impl Future<Output = ()> + Send + 'static) {
+/// The first poll is over when this returns: futures that are started one after the other begin in that order.
+///
+/// Whatever `future` waits for holds it until then: if that is dropped without waking, so is `future`. Something that
+/// `future` itself keeps alive must wake it some day, for the end of the runtime does not drop what is no task yet.
+pub fn spawn_inline(runtime: &Handle, future: impl Future<Output = ()> + Send + 'static) {
     let waiter = Arc::new(Waiter { runtime: runtime.clone(), state: Mutex::new(State::Polled) });
     let mut future: Boxed = Box::pin(future);
     let waker = Waker::from(Arc::clone(&waiter));
@@ -83,7 +86,7 @@ mod tests {
     fn what_need_not_wait_is_done_here() {
         let runtime = runtime();
         let (sender, receiver) = std::sync::mpsc::channel();
-        run_here(runtime.handle(), async move { sender.send(thread::current().id()).unwrap() });
+        spawn_inline(runtime.handle(), async move { sender.send(thread::current().id()).unwrap() });
         assert_eq!(receiver.try_recv().unwrap(), thread::current().id());
     }
 
@@ -96,7 +99,7 @@ mod tests {
             let (done, outcome) = std::sync::mpsc::channel();
             // The wake-up races with the first poll.
             let waker = thread::spawn(move || first.send(1).unwrap());
-            run_here(runtime.handle(), async move {
+            spawn_inline(runtime.handle(), async move {
                 let sum = first_seen.await.unwrap() + second_seen.await.unwrap();
                 tokio::task::yield_now().await;
                 tokio::time::sleep(Duration::from_micros(10)).await;
@@ -112,7 +115,7 @@ mod tests {
     fn a_future_that_wakes_itself_is_polled_again() {
         let runtime = runtime();
         let (done, outcome) = std::sync::mpsc::channel();
-        run_here(runtime.handle(), async move {
+        spawn_inline(runtime.handle(), async move {
             tokio::task::yield_now().await;
             done.send(()).unwrap();
         });
@@ -123,7 +126,7 @@ mod tests {
     fn who_can_never_be_woken_is_dropped() {
         let runtime = runtime();
         let (kept, seen) = oneshot::channel::<()>();
-        run_here(runtime.handle(), async move {
+        spawn_inline(runtime.handle(), async move {
             let _kept = kept;
             std::future::pending::<()>().await;
         });

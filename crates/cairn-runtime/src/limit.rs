@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const UNKNOWN: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Bytes.
-pub(crate) fn limit() -> u64 {
+pub(crate) fn of_process() -> u64 {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_total(&text)).unwrap_or(UNKNOWN);
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -64,7 +64,7 @@ mod tests {
     fn the_kernels_figure_is_in_kibibytes() {
         assert_eq!(parse_total("MemTotal:       24689252 kB\nMemFree: 1 kB\n"), Some(24_689_252 * 1024));
         assert_eq!(parse_total("nothing"), None);
-        assert!(limit() > 0);
+        assert!(of_process() > 0);
     }
 
     fn files(groups: &str, mounts: &str) -> Vec<String> {
