@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import stat
 import signal
 import subprocess
 import time
@@ -315,6 +316,27 @@ def test_an_ordinary_user_mounts_with_fusermount(lab: harness.Lab):
         env=lab.environment(), capture_output=True, text=True, timeout=180, check=False,
     )
     assert result.returncode == 0 and result.stdout.endswith("done\n"), result.stdout + result.stderr
+
+
+def test_set_id_bits_and_devices_work_only_on_request(lab: harness.Lab, server: harness.Server):
+    """Whoever writes to a volume anywhere could otherwise become root wherever it is mounted."""
+    harness.ensure_user(harness.TEST_USERS[0])
+
+    def as_user(*command: str) -> str:
+        prefix = ["setpriv", "--reuid", harness.TEST_USERS[0], "--regid", harness.TEST_USERS[0], "--clear-groups"]
+        return subprocess.run([*prefix, *command], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    safe = lab.mount(server, "vol")
+    shutil.copy("/usr/bin/id", safe.path / "id")
+    (safe.path / "id").chmod(0o4755)
+    os.mknod(safe.path / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    lab.root.chmod(0o755)
+    assert as_user(str(safe.path / "id"), "-u") == as_user("id", "-u") != "0\n"
+    with pytest.raises(PermissionError):
+        (safe.path / "null").read_bytes()
+    asked = lab.mount(server, "vol", "-o", "suid,dev")
+    assert as_user(str(asked.path / "id"), "-u") == "0\n"
+    assert (asked.path / "null").read_bytes() == b""
 
 
 def test_options_of_access_times(lab: harness.Lab, server: harness.Server):

@@ -78,6 +78,21 @@ def test_what_was_read_once_is_not_fetched_after_a_remount(cached: Cached):
     assert stats["disk_cache_damaged"] == 0
 
 
+def test_the_cache_is_nobody_elses_to_read(cached: Cached):
+    (cached.path / "secret").write_bytes(random_bytes(MIB))
+    (cached.path / "secret").chmod(0o600)
+    # As an earlier version left it.
+    cached.mount.stop()
+    for folder in cached.cache.iterdir():
+        if folder.is_dir():
+            folder.chmod(0o755)
+    cached.mount.start()
+    cached.fill()
+    assert cached.data_files()
+    for path in [cached.cache, *cached.cache.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, (path, oct(path.stat().st_mode))
+
+
 def test_warm_brings_everything_into_the_cache(cached: Cached):
     contents = write_tree(cached.path)
     cached.mount.remount()

@@ -13,6 +13,7 @@ import socket
 import stat
 import threading
 
+import harness
 import syscalls
 from helpers import MIB, fails_with, opened, random_bytes
 
@@ -269,6 +270,20 @@ def test_unlinked_but_open(mount: pathlib.Path):
         os.fchmod(descriptor, 0o600)
         assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o600
     assert (mount / "file").read_text() == "another"
+
+
+def test_a_directory_keeps_what_is_done_in_it_after_o_tmpfile(own_mount: harness.Mount):
+    directory = own_mount.path / "d"
+    directory.mkdir()
+    os.close(os.open(directory, os.O_TMPFILE | os.O_RDWR))
+    (directory / "after").write_text("x")
+    (directory / "gone").write_text("y")
+    (directory / "gone").unlink()
+    (directory / "after").rename(directory / "renamed")
+    assert os.listdir(directory) == ["renamed"]
+    own_mount.remount()
+    assert os.listdir(directory) == ["renamed"]
+    assert (directory / "renamed").read_text() == "x"
 
 
 def test_o_tmpfile(mount: pathlib.Path):

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use cairn_meta::{ApplyContext, ApplyError, BlobPlace, VolumeConfig, VolumeStore};
+use cairn_meta::{ApplyContext, ApplyError, BlobPlace, Durability, VolumeConfig, VolumeStore};
 use cairn_types::{
     BlobId, Extent, Ino, MetaOp, Name, NewNode, SessionId, Source, Timestamp, VolumeId, WrittenExtent, XattrMode,
 };
@@ -90,6 +90,6 @@ pub fn apply(store: &VolumeStore, ops: &[MetaOp]) -> SessionId {
             panic!("{op:?}: {error}");
         }
     }
-    batch.commit(true).expect("memory");
+    batch.commit(Durability::Durable).expect("memory");
     session
 }

@@ -6,19 +6,19 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use cairn_fuzz::{VOLUME_CONFIG, apply, changes};
-use cairn_meta::engine::{Engine, MemoryEngine};
-use cairn_meta::{VolumeStore, check};
+use cairn_meta::kv::{KeyValueStore, MemoryStore};
+use cairn_meta::{Durability, VolumeStore, check};
 use cairn_types::{Ino, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 static SOUND: LazyLock<Rows> = LazyLock::new(|| {
-    let engine = MemoryEngine::default();
-    let store = VolumeStore::create_in(Box::new(engine.clone()), VOLUME_CONFIG.clone()).expect("made");
+    let stored = MemoryStore::default();
+    let store = VolumeStore::create(Box::new(stored.clone()), VOLUME_CONFIG.clone()).expect("made");
     apply(&store, &changes());
     let mut rows = Vec::new();
-    let reader = engine.reader().expect("memory");
+    let reader = stored.reader().expect("memory");
     let visit = &mut |key: &[u8], value: &[u8]| {
         rows.push((key.to_vec(), value.to_vec()));
         ControlFlow::Continue(())
@@ -28,14 +28,14 @@ static SOUND: LazyLock<Rows> = LazyLock::new(|| {
 });
 
 fuzz_target!(|input: Vec<(u8, bool, RowBytes)>| {
-    let engine = MemoryEngine::default();
+    let stored = MemoryStore::default();
     for (key, value) in SOUND.iter() {
-        engine.tamper(key, Some(value));
+        stored.tamper(key, Some(value));
     }
     for (number, whole, RowBytes(bytes)) in input.iter().take(8) {
         let (key, value) = &SOUND[usize::from(*number) % SOUND.len()];
         if *whole {
-            engine.tamper(key, Some(bytes));
+            stored.tamper(key, Some(bytes));
         } else {
             // A few bytes of a good row are changed, or a row appears beside it.
             let mut value = value.clone();
@@ -45,10 +45,10 @@ fuzz_target!(|input: Vec<(u8, bool, RowBytes)>| {
             }
             let mut key = key.clone();
             key.extend(bytes.last().filter(|last| **last > 250));
-            engine.tamper(&key, Some(&value));
+            stored.tamper(&key, Some(&value));
         }
     }
-    let Ok(store) = VolumeStore::open_in(Box::new(engine)) else { return };
+    let Ok(store) = VolumeStore::open(Box::new(stored)) else { return };
     if store.salvage().is_err() {
         return;
     }
@@ -62,7 +62,7 @@ fuzz_target!(|input: Vec<(u8, bool, RowBytes)>| {
         let Ok(findings) = check::check(&store.snapshot(), &mut |_| {}) else { return };
         let Ok(mut batch) = store.begin() else { return };
         let Ok(_) = check::repair(&mut batch, findings, Timestamp::default(), &|_| None) else { return };
-        if batch.commit(true).is_err() {
+        if batch.commit(Durability::Durable).is_err() {
             return;
         }
     }

@@ -15,6 +15,7 @@ mod handles;
 mod held_locks;
 mod node;
 mod overlay;
+mod private;
 mod readahead;
 mod recall;
 mod room;

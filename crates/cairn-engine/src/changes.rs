@@ -244,7 +244,7 @@ impl Inner {
             open_elsewhere: &|ino| self.open_files.keepers(ino),
         };
         let outcome = round.batch.apply(&context, op);
-        let outcome = round.settle(outcome);
+        let outcome = round.answer(outcome);
         match &outcome {
             Ok(applied) => {
                 self.counters.changes_applied.add(1);

@@ -9,14 +9,15 @@
 //! that waits, and for little, that is first a record in the log that holds both; the rest follows within the second.
 //! Nobody is answered before the commit of his round.
 //!
-//! A failure of the engine or of a flush stops all writing for good: what is on the disk after it cannot be known.
-//! Reading goes on.
+//! A failure of the store or of a flush stops all writing for good: what is on the disk after it cannot be known.
+//! Reading goes on. If another server has opened the volume, every commit is refused, and nothing is served any more.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_meta::{ApplyError, Batch, CommitOutcome, StoreError, VolumeStore};
+use cairn_chunks::ChunkError;
+use cairn_meta::{ApplyError, Batch, CommitOutcome, Durability, Reached, StoreError, VolumeStore};
 use cairn_types::{Errno, FsResult, SessionId};
 use cairn_wire::Push;
 use cairn_wire::message::Failure;
@@ -63,7 +64,7 @@ impl Round<'_> {
     }
 
     /// Sorts out what a program is told (`Ok(Err)`) from what ends the round.
-    pub(crate) fn settle<T>(&mut self, outcome: Result<T, ApplyError>) -> FsResult<T> {
+    pub(crate) fn answer<T>(&mut self, outcome: Result<T, ApplyError>) -> FsResult<T> {
         match outcome {
             Ok(value) => Ok(value),
             Err(ApplyError::Refused(errno)) => Err(errno),
@@ -74,9 +75,9 @@ impl Round<'_> {
         }
     }
 
-    /// As [`Round::settle`] for what cannot be refused.
+    /// As [`Round::answer`] for what cannot be refused.
     pub(crate) fn must<T>(&mut self, outcome: Result<T, StoreError>) -> FsResult<T> {
-        self.settle(outcome.map_err(ApplyError::Store))
+        self.answer(outcome.map_err(ApplyError::Store))
     }
 }
 
@@ -98,23 +99,13 @@ pub(crate) enum Kind {
     Alone,
 }
 
-/// How safe a round is when it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Safety {
-    /// A crash may undo it.
-    None,
-    /// On stable storage, if only in the log.
-    Logged,
-    /// On stable storage where it is to stay.
-    Settled,
-}
-
 impl Kind {
-    fn safety(self) -> Safety {
+    /// How safe its round is at least when it is answered.
+    fn needs(self) -> Reached {
         match self {
-            Kind::Normal | Kind::Early => Safety::None,
-            Kind::Flush => Safety::Logged,
-            Kind::Durable | Kind::Alone => Safety::Settled,
+            Kind::Normal | Kind::Early => Reached::Buffered,
+            Kind::Flush => Reached::Attached,
+            Kind::Durable | Kind::Alone => Reached::Durable,
         }
     }
 }
@@ -342,7 +333,7 @@ impl Drop for PanicGuard<'_> {
 /// What the writer alone knows. Whoever holds it is the writer.
 pub(crate) struct Worker {
     ledger: Ledger,
-    /// When the first change was committed that is not settled yet.
+    /// When the first change was committed that is not durable yet, or only with an attachment.
     dirty_since: Option<Instant>,
     last_push: Instant,
     pushed_order: u64,
@@ -366,13 +357,13 @@ pub(crate) fn run(inner: Arc<Inner>) {
         let jobs = inner.committer.take();
         let due = worker.dirty_since.is_some_and(|since| since.elapsed() >= inner.options.durable_interval);
         if due || !jobs.is_empty() {
-            worker.round(&inner, jobs, if due { Safety::Settled } else { Safety::None });
+            worker.round(&inner, jobs, if due { Reached::Durable } else { Reached::Buffered });
         }
         worker.push_durable(&inner);
     }
     let mut worker = inner.worker.lock();
     if worker.dirty_since.is_some() {
-        worker.round(&inner, Vec::new(), Safety::Settled);
+        worker.round(&inner, Vec::new(), Reached::Durable);
     }
 }
 
@@ -396,7 +387,7 @@ impl Inner {
         let Some(jobs) = self.committer.take_if_quick() else { return false };
         let was_clean = worker.dirty_since.is_none();
         if !jobs.is_empty() {
-            worker.round(self, jobs, Safety::None);
+            worker.round(self, jobs, Reached::Buffered);
         }
         if was_clean && worker.dirty_since.is_some() {
             // The thread has no deadline yet.
@@ -413,7 +404,7 @@ impl Worker {
         durable.into_iter().chain(push).min()
     }
 
-    fn round(&mut self, inner: &Inner, jobs: Vec<Job>, mut safety: Safety) {
+    fn round(&mut self, inner: &Inner, jobs: Vec<Job>, mut needed: Reached) {
         if inner.committer.trouble().is_some() {
             // Dropping a job tells its caller, who asks for the reason.
             self.dirty_since = None;
@@ -423,7 +414,7 @@ impl Worker {
         let mut batch = match store.begin() {
             Ok(batch) => batch,
             Err(error) => {
-                self.poison(inner, &error.to_string());
+                self.fail(inner, &error.into());
                 return;
             }
         };
@@ -435,27 +426,29 @@ impl Worker {
         let mut jobs = jobs.into_iter();
         while round.failure.is_none() && (finishes.is_empty() || begin.elapsed() < ROUND_MAX) {
             let Some(job) = jobs.next() else { break };
-            safety = safety.max(job.kind.safety());
+            needed = needed.max(job.kind.needs());
             finishes.push((job.run)(&mut round));
         }
         let failure = round.failure.take();
         inner.committer.put_back(jobs);
         let outcome = match failure {
-            Some(error) => Err(error.to_string()),
-            None => commit(inner, &store, batch, safety),
+            Some(error) => Err(CommitError::Metadata(error)),
+            None => commit(inner, &store, batch, needed),
         };
         inner.leases.with(crate::leases::Table::unpin_all);
         match outcome {
             Ok(outcome) => {
-                self.dirty_since = if outcome.settled { None } else { self.dirty_since.or(changed.then(Instant::now)) };
+                let durable = outcome.reached == Reached::Durable;
+                self.dirty_since = if durable { None } else { self.dirty_since.or(changed.then(Instant::now)) };
                 inner.committed(outcome);
                 for finish in finishes {
                     finish(Ok(()));
                 }
             }
-            Err(reason) => {
-                self.poison(inner, &reason);
-                let failure = Failure { errno: Errno::EIO, message: inner.committer.trouble().unwrap_or(reason) };
+            Err(error) => {
+                self.fail(inner, &error);
+                let message = inner.committer.trouble().unwrap_or_else(|| error.to_string());
+                let failure = Failure { errno: Errno::EIO, message };
                 for finish in finishes {
                     finish(Err(&failure));
                 }
@@ -473,45 +466,64 @@ impl Worker {
         }
     }
 
-    fn poison(&mut self, inner: &Inner, reason: &str) {
-        tracing::error!(volume = %inner.id, reason, "writing to this volume has failed; it takes no more changes");
+    /// Writes nothing any more. Whoever was superseded serves nothing any more either: what it would answer may be old.
+    fn fail(&mut self, inner: &Inner, error: &CommitError) {
+        self.dirty_since = None;
+        if matches!(error, CommitError::Metadata(StoreError::Superseded)) {
+            tracing::error!(volume = %inner.id, "another server has opened this volume; it is served here no longer");
+            inner.committer.poison(error.to_string());
+            inner.begin_closing();
+            inner.sessions.all().iter().for_each(|session| session.cut());
+            return;
+        }
+        tracing::error!(volume = %inner.id, %error, "writing to this volume has failed; it takes no more changes");
         inner
             .committer
-            .poison(format!("writing has failed and was stopped: {reason}; mend the disk, then restart the server"));
-        self.dirty_since = None;
+            .poison(format!("writing has failed and was stopped: {error}; mend the disk, then restart the server"));
     }
 }
 
-fn commit(inner: &Inner, store: &VolumeStore, batch: Batch, safety: Safety) -> Result<CommitOutcome, String> {
-    if safety == Safety::Logged
+/// Why a round could not be committed.
+#[derive(Debug, thiserror::Error)]
+enum CommitError {
+    #[error(transparent)]
+    Metadata(#[from] StoreError),
+    #[error(transparent)]
+    Change(#[from] ApplyError),
+    #[error(transparent)]
+    Blobs(#[from] ChunkError),
+}
+
+fn commit(inner: &Inner, store: &VolumeStore, batch: Batch, needed: Reached) -> Result<CommitOutcome, CommitError> {
+    if needed == Reached::Attached
         && let Some(tails) = inner.chunks.take_tails(LOGGED_MAX)
     {
-        let outcome = batch.commit_logged(&tails).map_err(|error| error.to_string())?;
-        inner.blobs.settle();
-        if outcome.durable {
+        let outcome = batch.commit(Durability::DurableWith(&tails))?;
+        inner.blobs.committed();
+        if outcome.reached >= Reached::Attached {
             inner.counters.commits_logged.add(1);
             return Ok(outcome);
         }
         // The log is full.
-        let rest = store.begin().map_err(|error| error.to_string())?;
-        let settled = settle(inner, rest)?;
-        return Ok(CommitOutcome { durable: settled.durable, settled: settled.settled, ..outcome });
+        let rest = store.begin()?;
+        let CommitOutcome { reached, .. } = commit_durably(inner, rest)?;
+        return Ok(CommitOutcome { reached, ..outcome });
     }
-    if safety != Safety::None || batch.must_be_durable() {
-        return settle(inner, batch);
+    if needed != Reached::Buffered || batch.must_be_durable() {
+        return commit_durably(inner, batch);
     }
-    let outcome = batch.commit(false).map_err(|error| error.to_string())?;
-    inner.blobs.settle();
+    let outcome = batch.commit(Durability::Buffered)?;
+    inner.blobs.committed();
     Ok(outcome)
 }
 
-/// Commits durably: file bytes are durable before the metadata that point at them.
-fn settle(inner: &Inner, mut batch: Batch) -> Result<CommitOutcome, String> {
-    let synced = inner.chunks.sync().map_err(|error| error.to_string())?;
+/// File bytes are durable before the metadata that point at them.
+fn commit_durably(inner: &Inner, mut batch: Batch) -> Result<CommitOutcome, CommitError> {
+    let synced = inner.chunks.sync()?;
     for (pack, length) in inner.blobs.durable_lengths(synced) {
-        batch.set_pack_durable_length(pack, length).map_err(|error| error.to_string())?;
+        batch.set_pack_durable_length(pack, length)?;
     }
-    let outcome = batch.commit(true).map_err(|error| error.to_string())?;
-    inner.blobs.settle();
+    let outcome = batch.commit(Durability::Durable)?;
+    inner.blobs.committed();
     Ok(outcome)
 }

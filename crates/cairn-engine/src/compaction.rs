@@ -58,7 +58,7 @@ fn rewrite(inner: &Inner, pack: PackId, live: u64) {
             return Ok(false);
         }
         let dropped = round.batch.drop_pack(pack.0);
-        let dropped = round.settle(dropped)?;
+        let dropped = round.answer(dropped)?;
         if dropped {
             shared.blobs.forget_pack(pack);
         }
@@ -101,7 +101,7 @@ fn copy_live(inner: &Inner, pack: PackId) -> bool {
             let mut outcomes = Vec::with_capacity(moves.len());
             for step in &moves {
                 let moved = round.batch.relocate_blob(step.blob, to_meta(step.from), to_meta(step.to));
-                outcomes.push(round.settle(moved).unwrap_or(false));
+                outcomes.push(round.answer(moved).unwrap_or(false));
             }
             outcomes
         });

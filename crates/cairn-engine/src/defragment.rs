@@ -50,7 +50,7 @@ pub(crate) fn defragment(inner: &Inner, ino: Ino, chunk: u32) {
     let replaced = inner.committer.submit_blocking(Kind::Normal, move |round| {
         let replaced =
             round.batch.replace_extents(ino, chunk, &old, &new, &|blob| shared.blobs.place(blob).map(to_meta));
-        let replaced = round.settle(replaced).unwrap_or(false);
+        let replaced = round.answer(replaced).unwrap_or(false);
         if replaced {
             shared.blobs.reference(ids.into_iter());
         }

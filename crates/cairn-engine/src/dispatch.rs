@@ -45,7 +45,7 @@ impl Inner {
     ) -> Reply {
         let Some(session) = self.sessions.get(id) else { return Err(gone()) };
         if self.closing.load(Ordering::Acquire) {
-            return Err(Failure { errno: Errno::ESHUTDOWN, message: "the volume is being closed".to_owned() });
+            return Err(Failure { errno: Errno::ESHUTDOWN, message: self.closing_because() });
         }
         self.sessions.heard(&session);
         match request {
@@ -134,7 +134,7 @@ impl Inner {
         pushes: PushSender,
     ) -> Result<(SessionWelcome, AttachmentId), Refusal> {
         if self.closing.load(Ordering::Acquire) {
-            return Err(refusal(RefusalKind::Busy, "the volume is being closed"));
+            return Err(refusal(RefusalKind::Busy, self.closing_because()));
         }
         match resume {
             Some(resume) => self.resume(info, peer, resume, pushes).await,

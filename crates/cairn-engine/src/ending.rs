@@ -54,7 +54,7 @@ impl Inner {
             round.ledger.recent.remove(&session);
             ending.room.freed();
             let removed = round.batch.remove_session(session);
-            if round.settle(removed).is_ok() {
+            if round.answer(removed).is_ok() {
                 ending.deleted.store(true, Ordering::Release);
                 ending.maintenance.free(ending.blobs.take_owned(session));
             }

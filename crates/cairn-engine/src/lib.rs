@@ -52,7 +52,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_chunks::{BlobPlace, ChunkError, PackStore};
-use cairn_meta::{CommitOutcome, Snapshot, StoreError, VolumeStore};
+use cairn_meta::{CommitOutcome, Reached, Snapshot, StoreError, VolumeStore};
 use cairn_types::{Errno, Profile, SessionId, VolumeId};
 use cairn_wire::admin::{CheckOptions, CheckProgress, SessionStatus, VolumeInfo};
 use cairn_wire::handshake::{MountInfo, Resume, SessionSecret, SessionWelcome};
@@ -209,11 +209,11 @@ impl Inner {
         self.maintenance.note_fragmented(outcome.fragmented);
         let mut dead = self.dead_when_durable.lock();
         dead.extend(outcome.freed.into_iter().map(|(_, place)| blobs::from_meta(place)));
-        if outcome.durable {
+        if outcome.reached >= Reached::Attached {
             self.counters.commits_durable.add(1);
             self.durable_order.fetch_max(outcome.order, Ordering::AcqRel);
         }
-        if outcome.settled {
+        if outcome.reached == Reached::Durable {
             let dead = std::mem::take(&mut *dead);
             self.maintenance.free(dead);
         }
@@ -369,6 +369,11 @@ impl Volume {
 }
 
 impl Inner {
+    /// Why nothing is served any more.
+    fn closing_because(&self) -> String {
+        self.committer.trouble().unwrap_or_else(|| "the volume is being closed".to_owned())
+    }
+
     fn begin_closing(&self) {
         self.closing.store(true, Ordering::Release);
         self.maintenance.stop();

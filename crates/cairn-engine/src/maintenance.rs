@@ -163,7 +163,7 @@ impl Inner {
                 let count = errands.free.len().min(FREE_STEP);
                 errands.free.drain(..count).collect()
             };
-            if places.is_empty() || self.maintenance.is_stopping() {
+            if places.is_empty() || self.maintenance.is_stopping() || !self.is_owned() {
                 return;
             }
             self.counters.blobs_freed.add(places.len() as u64);
@@ -175,13 +175,23 @@ impl Inner {
         }
     }
 
+    /// What is freed may be another server's by now, if that has opened the volume.
+    fn is_owned(&self) -> bool {
+        self.store().is_some_and(|store| {
+            store.is_owned().unwrap_or_else(|error| {
+                tracing::error!(volume = %self.id, %error, "it cannot be found out whose the volume is");
+                false
+            })
+        })
+    }
+
     /// A pack's file is gone: so is its row.
     pub(crate) fn forget_pack(&self, pack: PackId) {
         self.counters.packs_deleted.add(1);
         self.blobs.forget_pack(pack);
         let dropped = self.committer.submit_blocking(Kind::Normal, move |round| {
             let dropped = round.batch.drop_pack(pack.0);
-            round.settle(dropped)
+            round.answer(dropped)
         });
         if !matches!(dropped, Ok(Ok(true))) {
             tracing::warn!(volume = %self.id, %pack, ?dropped, "the row of a deleted pack stays");
@@ -209,7 +219,7 @@ impl Inner {
         while self.deleted.swap(false, AcqRel) && !self.maintenance.is_stopping() {
             let more = self.committer.submit_blocking(Kind::Normal, |round| {
                 let reaped = round.batch.reap(REAP_STEP);
-                round.settle(reaped)
+                round.answer(reaped)
             });
             if matches!(more, Ok(Ok(true))) {
                 self.deleted.store(true, std::sync::atomic::Ordering::Release);

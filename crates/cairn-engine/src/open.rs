@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_chunks::{BlobPlace, PackId, PackStore, Recovery};
-use cairn_meta::{ApplyContext, Snapshot, VolumeConfig, VolumeStore};
+use cairn_meta::kv::{LocalOpener, Opener};
+use cairn_meta::{ApplyContext, Durability, Snapshot, VolumeConfig, VolumeStore};
 use cairn_types::{AttrChange, Ino, MetaOp, SessionId, Timestamp};
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
@@ -27,7 +28,6 @@ use crate::sessions::Sessions;
 use crate::usage::StoredBytes;
 use crate::{Inner, Volume, VolumeError, VolumeOptions};
 
-const METADATA: &str = "meta.redb";
 const PACKS: &str = "packs";
 
 pub(crate) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> Result<(), VolumeError> {
@@ -42,7 +42,7 @@ pub(crate) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions
         profile: info.profile,
         allocation: info.allocation,
     };
-    let store = VolumeStore::create(&directory.join(METADATA), config)?;
+    let store = VolumeStore::create(LocalOpener::new(directory).create()?, config)?;
     give_root_directory_to(&store, geteuid().as_raw(), getegid().as_raw())?;
     PackStore::open(directory.join(PACKS), &options.packs, [])?;
     Ok(())
@@ -65,7 +65,7 @@ fn give_root_directory_to(store: &VolumeStore, uid: u32, gid: u32) -> Result<(),
     batch
         .apply(&context, &MetaOp::SetAttr { ino: Ino::ROOT, change, time: Timestamp::now() })
         .map_err(|error| VolumeError::Refused(error.to_string()))?;
-    batch.commit(true)?;
+    batch.commit(Durability::Durable)?;
     Ok(())
 }
 
@@ -89,7 +89,7 @@ pub(crate) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Vo
             for session in lost {
                 let removed = round.batch.remove_session(session);
                 // Trouble ends the round, and so the opening.
-                let _ = round.settle(removed);
+                let _ = round.answer(removed);
             }
         })
         .await?;
@@ -107,7 +107,8 @@ pub(crate) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Vo
 fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
     let packs = directory.join(PACKS);
     let mut restore = |tails: &[u8]| cairn_chunks::restore_tails(&packs, tails);
-    let store = VolumeStore::open(&directory.join(METADATA), options.metadata_cache, &mut restore)?;
+    let metadata = LocalOpener::new(directory).with_cache(options.metadata_cache);
+    let store = VolumeStore::open(metadata.open(&mut restore)?)?;
     let salvage = store.salvage()?;
     let snapshot = store.snapshot();
     let records = snapshot.pack_records()?;

@@ -113,7 +113,7 @@ impl Inner {
                 continue;
             }
             let released = round.batch.release_file(session, *ino);
-            if round.settle(released) == Ok(true) {
+            if round.answer(released) == Ok(true) {
                 self.leases.with(|table| table.forget_node(*ino));
                 self.deleted.store(true, Ordering::Release);
             }
@@ -126,7 +126,7 @@ impl Inner {
     pub(crate) fn release_unclaimed(&self, round: &mut Round<'_>, session: SessionId) {
         let open = self.open_files.0.lock().by_session.get(&session).cloned().unwrap_or_default();
         let released = round.batch.release_session_but(session, |ino| open.contains(&ino));
-        if round.settle(released).is_ok() {
+        if round.answer(released).is_ok() {
             self.deleted.store(true, Ordering::Release);
             self.open_files.note_nameless(open.into_iter());
         }

@@ -90,7 +90,7 @@ impl PendingBlobs {
     }
 
     /// The round is committed.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn committed(&self) {
         let mut state = self.0.lock();
         for blob in std::mem::take(&mut state.referenced) {
             state.blobs.remove(&blob);
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(blobs.durable_lengths(vec![(PACK, 300)]), [(3, 100)]);
         blobs.reference([BlobId(1)].into_iter());
         assert_eq!(blobs.durable_lengths(vec![]), [(3, 200)], "referenced by the commit that records it");
-        blobs.settle();
+        blobs.committed();
         assert_eq!(blobs.place(BlobId(1)), None);
         assert_eq!(blobs.take_owned(SessionId(1)), [place(200)]);
         assert_eq!(blobs.durable_lengths(vec![]), [(3, 300)]);
@@ -237,7 +237,7 @@ mod tests {
         assert!(blobs.take_owned(SessionId(1)).is_empty());
         assert!(blobs.place(BlobId(1)).is_some(), "readable until the commit");
         assert!(blobs.may_be_in(PACK));
-        blobs.settle();
+        blobs.committed();
         assert!(!blobs.may_be_in(PACK) && blobs.place(BlobId(1)).is_none());
     }
 }

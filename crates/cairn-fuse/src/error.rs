@@ -47,6 +47,8 @@ pub enum MountError {
          --allow-other"
     )]
     AllowOtherForbidden,
+    #[error("only root may mount with `{0}`: leave it out")]
+    PrivilegesForbidden(String),
     #[error("the kernel does not accept the mount options {options:?}: leave out what FUSE does not know ({detail})")]
     BadOptions { options: String, detail: String },
     #[error("the transport io_uring cannot be used: {0}; or mount with --transport auto")]

@@ -32,8 +32,7 @@ pub struct MountOptions {
     pub directory: PathBuf,
     /// Shown as the mount's source (`cairn:VOLUME`).
     pub volume: String,
-    /// Shown as the source instead, with the file system type `fuse` and neither devices nor set-id bits: how the mount of
-    /// an emulated volume looks.
+    /// Shown as the source instead, with the file system type `fuse`: how the mount of an emulated volume looks.
     pub emulated_source: Option<String>,
     pub read_only: bool,
     /// Let other users in. Always so for a mount made by root, who then is not the only user either.
@@ -44,7 +43,7 @@ pub struct MountOptions {
     pub threads: usize,
     /// The kernel's read-ahead in KiB, raised when permitted (as root); 0 leaves it alone.
     pub read_ahead_kib: u32,
-    /// More options as in `mount -o` (`noatime`, `noexec`, `nonempty`, …).
+    /// More options as in `mount -o` (`noatime`, `noexec`, `nonempty`, …). `suid` and `dev` are for root only.
     pub extra: Vec<String>,
 }
 
@@ -80,8 +79,15 @@ impl MountOptions {
         self.extra.iter().flat_map(|option| option.split(',')).filter(|word| !word.is_empty())
     }
 
-    /// The configuration for `fuser`. Permissions are always the kernel's to check. Set-id bits and devices work on a
-    /// mount of root's, as on a local file system; nobody else's mount may have them.
+    /// The word that asks for set-id bits (`suid`) or devices (`dev`), if one does.
+    pub(crate) fn wants_privileges(&self) -> Option<&str> {
+        let last = |on: &str, off: &str| self.words().filter(|word| *word == on || *word == off).last();
+        [last("suid", "nosuid"), last("dev", "nodev")].into_iter().flatten().find(|word| !word.starts_with("no"))
+    }
+
+    /// The configuration for `fuser`. Permissions are always the kernel's to check. Set-id bits and devices do not work
+    /// unless root asks for them: whoever may write to the volume, from whatever host, could make a file that gives
+    /// its users root's rights here.
     pub(crate) fn to_fuser(&self, as_root: bool) -> fuser::Config {
         let comma_free = self.volume.replace([',', '\\'], "_");
         let mut options = vec![MountOption::DefaultPermissions];
@@ -95,15 +101,14 @@ impl MountOptions {
         }
         let mut allow_other = self.allow_other || as_root;
         let mut read_only = self.read_only;
-        let privileged = as_root && self.emulated_source.is_none();
-        let (mut devices, mut set_id) = (privileged, privileged);
+        let (mut devices, mut set_id) = (false, false);
         for word in self.words() {
             match word {
                 "ro" => read_only = true,
                 "allow_other" => allow_other = true,
-                "dev" => devices = true,
+                "dev" => devices = as_root,
                 "nodev" => devices = false,
-                "suid" => set_id = true,
+                "suid" => set_id = as_root,
                 "nosuid" => set_id = false,
                 "exec" => options.push(MountOption::Exec),
                 "noexec" => options.push(MountOption::NoExec),
@@ -145,19 +150,29 @@ mod tests {
         assert!(
             config.mount_options.contains(&MountOption::RO) && config.mount_options.contains(&MountOption::NoAtime)
         );
-        assert!(config.mount_options.contains(&MountOption::Dev) && !config.mount_options.contains(&MountOption::Suid));
         let custom: Vec<_> =
             config.mount_options.iter().filter(|option| matches!(option, MountOption::CUSTOM(_))).collect();
         assert_eq!(custom, [&MountOption::CUSTOM("subtype=cairn".to_owned())]);
         assert_eq!(config.acl, fuser::SessionACL::All);
     }
 
+    fn privileges(options: &MountOptions, as_root: bool) -> [bool; 2] {
+        let config = options.to_fuser(as_root);
+        [MountOption::Dev, MountOption::Suid].map(|option| config.mount_options.contains(&option))
+    }
+
     #[test]
-    fn an_ordinary_user_gets_no_privileged_option() {
-        let config = MountOptions::new("/mnt", "v").to_fuser(false);
-        assert!(
-            !config.mount_options.contains(&MountOption::Dev) && !config.mount_options.contains(&MountOption::Suid)
-        );
-        assert_eq!(config.acl, fuser::SessionACL::Owner);
+    fn only_root_gets_devices_and_set_id_bits_and_only_on_request() {
+        let mut options = MountOptions::new("/mnt", "v");
+        assert_eq!(privileges(&options, true), [false, false]);
+        assert_eq!(options.wants_privileges(), None);
+        options.extra = vec!["dev,suid".to_owned(), "nosuid".to_owned()];
+        assert_eq!(privileges(&options, true), [true, false]);
+        assert_eq!(privileges(&options, false), [false, false]);
+        assert_eq!(options.wants_privileges(), Some("dev"));
+        options.extra = vec!["nosuid,suid".to_owned()];
+        assert_eq!(privileges(&options, true), [false, true]);
+        assert_eq!(options.wants_privileges(), Some("suid"));
+        assert_eq!(options.to_fuser(false).acl, fuser::SessionACL::Owner);
     }
 }

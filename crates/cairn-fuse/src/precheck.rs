@@ -37,6 +37,11 @@ pub(crate) fn check(options: &MountOptions) -> Result<PathBuf, MountError> {
             });
         }
     }
+    if !is_root()
+        && let Some(word) = options.wants_privileges()
+    {
+        return Err(MountError::PrivilegesForbidden(word.to_owned()));
+    }
     if !is_root() && !helper_exists() {
         return Err(MountError::FusermountMissing);
     }

@@ -1,9 +1,10 @@
-//! The tree in its engine (redb): making files in batches, and looking them up.
+//! The tree in its store (redb): making files in batches, and looking them up.
 
 use std::cell::Cell;
 use std::hint::black_box;
 
-use cairn_meta::{ApplyContext, Batch, VolumeConfig, VolumeStore};
+use cairn_meta::kv::{LocalOpener, Opener};
+use cairn_meta::{ApplyContext, Batch, Durability, VolumeConfig, VolumeStore};
 use cairn_types::limits::CHUNK_SIZE_DEFAULT;
 use cairn_types::{Ino, MetaOp, Name, NewNode, SessionId, Timestamp, VolumeId};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -55,12 +56,12 @@ fn create(batch: &mut Batch, name: Name) {
 fn make(store: &VolumeStore, from: u64, count: u64) {
     let mut batch = store.begin().expect("begun");
     (from..from + count).for_each(|number| create(&mut batch, name(number)));
-    batch.commit(false).expect("committed");
+    batch.commit(Durability::Buffered).expect("committed");
 }
 
 fn tree(criterion: &mut Criterion) {
     let directory = tempfile::tempdir().expect("directory");
-    let store = VolumeStore::create(&directory.path().join("meta.redb"), config()).expect("made");
+    let store = VolumeStore::create(LocalOpener::new(directory.path()).create().expect("new"), config()).expect("made");
     for start in (0..FILES).step_by(4096) {
         make(&store, start, 4096.min(FILES - start));
     }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cairn_meta::engine::RedbEngine;
-use cairn_meta::{ApplyContext, Batch, BlobPlace, VolumeConfig, VolumeStore, check};
+use cairn_meta::kv::{LocalOpener, Opener};
+use cairn_meta::{ApplyContext, Batch, BlobPlace, Durability, VolumeConfig, VolumeStore, check};
 use cairn_types::limits::CHUNK_SIZE_DEFAULT;
 use cairn_types::{BlobId, Extent, Ino, MetaOp, Name, NewNode, SessionId, Source, Timestamp, VolumeId, WrittenExtent};
 
@@ -26,17 +26,18 @@ fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     let files: u64 = arguments.next().map_or(Ok(1_000_000), |text| text.parse())?;
     let folder = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let path = folder.join("cairn-million.redb");
+    let directory = folder.join("cairn-million");
     if arguments.next().as_deref() == Some("work-until-killed") {
-        return work_until_killed(&path);
+        return work_until_killed(&directory);
     }
-    if path.exists() {
-        std::fs::remove_file(&path)?;
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory)?;
     }
-    let store = VolumeStore::create(&path, config())?;
+    std::fs::create_dir(&directory)?;
+    let store = VolumeStore::create(LocalOpener::new(&directory).create()?, config())?;
     let start = Instant::now();
     make_files(&store, Ino::ROOT, files)?;
-    store.begin()?.commit(true)?;
+    store.begin()?.commit(Durability::Durable)?;
     report("create and write", files, start.elapsed());
     println!("{:.1} bytes on disk for each file", store.stored_bytes()? as f64 / files as f64);
 
@@ -51,16 +52,16 @@ fn main() -> Outcome<()> {
     let start = Instant::now();
     for _ in 0..100 {
         make_files(&store, Ino::ROOT, 1)?;
-        store.begin()?.commit(true)?;
+        store.begin()?.commit(Durability::Durable)?;
     }
     report("durable commits", 100, start.elapsed());
     drop(store);
     let start = Instant::now();
-    drop(VolumeStore::open(&path, RedbEngine::CACHE_BYTES_DEFAULT, &mut |_| Ok(()))?);
+    drop(open(&directory)?);
     println!("open after an orderly close: {:?}", start.elapsed());
 
-    kill_and_open(&path, files, &folder)?;
-    std::fs::remove_file(&path)?;
+    kill_and_open(&directory, files, &folder)?;
+    std::fs::remove_dir_all(&directory)?;
     Ok(())
 }
 
@@ -138,7 +139,7 @@ fn make_files(store: &VolumeStore, root: Ino, files: u64) -> Outcome<()> {
             made += 1;
         }
         batches += 1;
-        batch.commit(batches.is_multiple_of(100))?;
+        batch.commit(if batches.is_multiple_of(100) { Durability::Durable } else { Durability::Buffered })?;
     }
     Ok(())
 }
@@ -147,12 +148,12 @@ fn single_commits(store: &VolumeStore, count: u64) -> Outcome<()> {
     for index in 0..count {
         let mut batch = store.begin()?;
         create(&mut batch, Ino::ROOT, &format!("single-{index}"), NewNode::Regular)?;
-        batch.commit(false)?;
+        batch.commit(Durability::Buffered)?;
     }
     Ok(())
 }
 
-fn kill_and_open(path: &Path, files: u64, folder: &Path) -> Outcome<()> {
+fn kill_and_open(directory: &Path, files: u64, folder: &Path) -> Outcome<()> {
     let mut child = Command::new(std::env::current_exe()?)
         .args([files.to_string().as_str(), &folder.to_string_lossy(), "work-until-killed"])
         .spawn()?;
@@ -160,15 +161,19 @@ fn kill_and_open(path: &Path, files: u64, folder: &Path) -> Outcome<()> {
     child.kill()?;
     child.wait()?;
     let start = Instant::now();
-    let store = VolumeStore::open(path, RedbEngine::CACHE_BYTES_DEFAULT, &mut |_| Ok(()))?;
+    let store = open(directory)?;
     println!("open after kill -9: {:?}", start.elapsed());
     let findings = check::check(&store.snapshot(), &mut |_| {})?;
     assert!(findings.is_empty(), "{findings:?}");
     Ok(())
 }
 
-fn work_until_killed(path: &Path) -> Outcome<()> {
-    let store = VolumeStore::open(path, RedbEngine::CACHE_BYTES_DEFAULT, &mut |_| Ok(()))?;
+fn open(directory: &Path) -> Outcome<VolumeStore> {
+    Ok(VolumeStore::open(LocalOpener::new(directory).open(&mut |_| Ok(()))?)?)
+}
+
+fn work_until_killed(directory: &Path) -> Outcome<()> {
+    let store = open(directory)?;
     loop {
         make_files(&store, Ino::ROOT, 1000)?;
     }

@@ -13,13 +13,13 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use cairn_types::{Allocation, BlobId, Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
 
-use crate::engine::{Changes, Visitor};
 use crate::error::{ApplyError, StoreError, for_program};
+use crate::kv::{Changes, Durability, Reached, Visitor};
 use crate::layout;
 use crate::ops;
 use crate::record::{BlobPlace, CallState, InodeRecord, SessionRecord, VolumeRecord};
 use crate::snapshot::Snapshot;
-use crate::store::{Numbering, Shared};
+use crate::store::{Numbering, State};
 use crate::view::{Rows, View};
 
 /// What an operation may need to know besides the tree.
@@ -47,16 +47,15 @@ pub struct Applied {
 /// What a commit brought about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitOutcome {
-    /// Blobs that nothing points at any more. Their space may be reused once a durable commit contains this one.
+    /// Blobs that nothing points at any more. Their space may be reused once a commit that is [`Reached::Durable`] contains this
+    /// one.
     pub freed: Vec<(BlobId, BlobPlace)>,
     /// Chunks that this batch cut into more than [`FRAGMENTS_MAX`] extents.
     pub fragmented: Vec<(Ino, u32)>,
     /// Order number of the last change that is contained.
     pub order: u64,
-    /// Whether the commit is on stable storage: as asked for, or because handing out numbers demanded it.
-    pub durable: bool,
-    /// Whether it is there to stay, and not only in the log ([`Batch::commit_logged`]).
-    pub settled: bool,
+    /// How safe the commit is: at least as asked for, unless an attachment could not be stored.
+    pub reached: Reached,
 }
 
 /// Extents of one chunk beyond which it is worth putting together again.
@@ -76,7 +75,7 @@ enum Undo {
 
 /// Changes not yet committed; dropping a batch forgets them.
 pub struct Batch {
-    shared: Arc<Shared>,
+    state: Arc<State>,
     base: Snapshot,
     changes: Changes,
     undo: Vec<Undo>,
@@ -144,11 +143,11 @@ impl View for Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let base = shared.snapshot();
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        let base = state.snapshot();
         Batch {
             volume: VolumeRecord::clone(&base.volume),
-            shared,
+            state,
             base,
             changes: Changes::new(),
             undo: Vec::new(),
@@ -309,7 +308,7 @@ impl Batch {
     }
 
     fn allocate(&mut self, count: u64, counter: impl FnOnce(&mut Numbering) -> &mut u64) -> u64 {
-        let mut numbering = self.shared.numbering.write();
+        let mut numbering = self.state.numbering.write();
         let next = counter(&mut numbering);
         let first = *next;
         *next = next.saturating_add(count);
@@ -317,7 +316,7 @@ impl Batch {
     }
 
     pub(crate) fn next_ino(&self) -> u64 {
-        self.shared.numbering.read().ino
+        self.state.numbering.read().ino
     }
 
     /// Starts a session; `info` is the server's own description of the client.
@@ -441,24 +440,25 @@ impl Batch {
         Ok(self.sessions.entry(session).or_default())
     }
 
-    /// Writes everything. With `durable`, it is on stable storage on return, with all commits before it.
-    pub fn commit(mut self, durable: bool) -> Result<CommitOutcome, StoreError> {
-        let durable = self.set_ceilings(durable);
-        let outcome = CommitOutcome { durable, settled: durable, ..self.finish()? };
-        if durable || !self.changes.is_empty() {
-            self.shared.commit(&self.changes, self.volume.clone(), durable)?;
+    /// Writes everything. Handing out very many numbers makes a buffered commit durable. Where an attachment could not be
+    /// stored, everything is applied all the same, and a durable commit must follow.
+    ///
+    /// # Errors
+    /// [`StoreError::Superseded`] if the volume has a newer owner, [`StoreError::Poisoned`], and what writing fails with.
+    pub fn commit(mut self, durability: Durability<'_>) -> Result<CommitOutcome, StoreError> {
+        let durability = match durability {
+            Durability::Buffered if self.must_be_durable() => Durability::Durable,
+            asked => asked,
+        };
+        if durability != Durability::Buffered {
+            self.raise_ceilings();
         }
-        Ok(outcome)
-    }
-
-    /// Writes everything, and puts it on stable storage with all commits before it, the short way: in a log, together with
-    /// `attachment`, which [`VolumeStore::open`](crate::VolumeStore::open) gives back after a crash. Where the outcome is not
-    /// durable, the log could not take it: everything is applied, and a durable commit must follow.
-    pub fn commit_logged(mut self, attachment: &[u8]) -> Result<CommitOutcome, StoreError> {
-        self.set_ceilings(true);
         let outcome = self.finish()?;
-        let durable = self.shared.commit_logged(&self.changes, self.volume.clone(), attachment)?;
-        Ok(CommitOutcome { durable, ..outcome })
+        if durability == Durability::Buffered && self.changes.is_empty() {
+            return Ok(outcome);
+        }
+        let reached = self.state.commit(&self.changes, self.volume.clone(), durability)?;
+        Ok(CommitOutcome { reached, ..outcome })
     }
 
     /// Puts the last rows among the changes, and says what they bring about.
@@ -491,7 +491,7 @@ impl Batch {
     /// Whether a commit of this batch will be durable, asked for or not, because numbers were handed out beyond what is
     /// set aside. Make durable first what it points at.
     pub fn must_be_durable(&self) -> bool {
-        let (numbering, volume) = (*self.shared.numbering.read(), &self.volume);
+        let (numbering, volume) = (*self.state.numbering.read(), &self.volume);
         numbering.ino > volume.ino_ceiling
             || numbering.blob > volume.blob_ceiling
             || numbering.session > volume.session_ceiling
@@ -500,29 +500,25 @@ impl Batch {
 
     /// Keeps every number that was handed out below its ceiling. Ceilings are raised along with durable commits, well
     /// before they are reached, so that a commit hardly ever has to be made durable for their sake.
-    fn set_ceilings(&mut self, durable: bool) -> bool {
-        let durable = durable || self.must_be_durable();
-        let numbering = *self.shared.numbering.read();
+    fn raise_ceilings(&mut self) {
+        let numbering = *self.state.numbering.read();
         let volume = &mut self.volume;
-        let mut pairs = [
+        let pairs = [
             (numbering.ino, &mut volume.ino_ceiling),
             (numbering.blob, &mut volume.blob_ceiling),
             (numbering.session, &mut volume.session_ceiling),
             (numbering.order, &mut volume.order_ceiling),
         ];
-        if durable {
-            for (next, ceiling) in &mut pairs {
-                if ceiling.saturating_sub(*next) < NUMBER_STEP / 2 {
-                    **ceiling = next.saturating_add(NUMBER_STEP);
-                }
+        for (next, ceiling) in pairs {
+            if ceiling.saturating_sub(next) < NUMBER_STEP / 2 {
+                *ceiling = next.saturating_add(NUMBER_STEP);
             }
         }
-        durable
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.shared.batch_open.store(false, Ordering::Release);
+        self.state.batch_open.store(false, Ordering::Release);
     }
 }

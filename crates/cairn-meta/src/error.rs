@@ -23,6 +23,9 @@ pub enum StoreError {
     NewerFormat { found: u64, known: u64 },
     #[error("metadata: {0}")]
     Io(#[from] io::Error),
+    /// Somebody opened the volume after whoever wanted to change it: see [`Ownership`](crate::Ownership).
+    #[error("another server has opened the volume since; nothing is changed from here any more")]
+    Superseded,
     #[error("another batch of this volume is still open")]
     BatchOpen,
     #[error("an earlier change of this batch could not be stored; nothing of it may be committed")]

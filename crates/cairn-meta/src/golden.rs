@@ -3,7 +3,6 @@
 //! these bytes must still be read.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use bytes::Bytes;
 use cairn_types::{
@@ -12,7 +11,7 @@ use cairn_types::{
 };
 use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
 
-use crate::engine::{Engine, MemoryEngine};
+use crate::kv::{Condition, Durability, KeyValueStore, LocalOpener, MemoryStore, Opener};
 use crate::record::{
     BlobPlace, BlobRecord, EntryRecord, InodeRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord,
     decode_extents, encode_extents,
@@ -95,6 +94,7 @@ fn golden_keys() {
     let keys = [
         (layout::VOLUME.to_vec(), "01"),
         (layout::session(SessionId(3)), "020103"),
+        (layout::OWNER.to_vec(), "03"),
         (layout::inode(Ino(258)), "10020102"),
         (layout::inode(Ino(u64::MAX)), "1008ffffffffffffffff"),
         (layout::entry(Ino::ROOT, b"readme"), "110101726561646d65"),
@@ -241,10 +241,10 @@ fn golden_blob_and_pack() {
 
 #[test]
 fn golden_new_volume() {
-    let engine = MemoryEngine::default();
-    VolumeStore::create_in(Box::new(engine.clone()), config()).expect("made");
+    let store = MemoryStore::default();
+    VolumeStore::create(Box::new(store.clone()), config()).expect("made");
     let mut rows = Vec::new();
-    let reader = engine.reader().expect("memory");
+    let reader = store.reader().expect("memory");
     let mut visit = |key: &[u8], value: &[u8]| {
         rows.push((hex(key), hex(value)));
         ControlFlow::Continue(())
@@ -255,24 +255,38 @@ fn golden_new_volume() {
 }
 
 #[test]
+fn golden_owner() {
+    let store = MemoryStore::default();
+    drop(VolumeStore::create(Box::new(store.clone()), config()).expect("made"));
+    for (epoch, row) in [(1, "01"), (2, "02")] {
+        let volume = VolumeStore::open(Box::new(store.clone())).expect("opened");
+        assert_eq!(volume.ownership().epoch(), epoch);
+        let stored = store.reader().expect("memory").get(layout::OWNER).expect("memory").expect("a row");
+        assert_eq!(hex(&stored), row);
+    }
+    store.tamper(layout::OWNER, Some(&bytes("ac02")));
+    assert_eq!(VolumeStore::open(Box::new(store)).expect("opened").ownership().epoch(), 301);
+}
+
+#[test]
 fn golden_first_volume_is_raised() {
-    let engine = MemoryEngine::default();
+    let store = MemoryStore::default();
     let root = bytes(NEW_ROOT);
     let rows = [(vec![0x01], Some(bytes(FIRST_VOLUME))), (vec![0x10, 0x01, 0x01], Some(root))];
-    engine.commit(&rows.into(), true).expect("memory");
-    let store = VolumeStore::open_in(Box::new(engine.clone())).expect("readable");
-    assert_eq!(store.snapshot().config(), &config());
-    engine.crash();
-    let row = engine.reader().expect("memory").get(&[0x01]).expect("memory").expect("a row");
+    store.commit(Condition { key: layout::OWNER, value: None }, &rows.into(), Durability::Durable).expect("memory");
+    let volume = VolumeStore::open(Box::new(store.clone())).expect("readable");
+    assert_eq!(volume.snapshot().config(), &config());
+    store.crash();
+    let row = store.reader().expect("memory").get(&[0x01]).expect("memory").expect("a row");
     assert_eq!(hex(&row), NEW_VOLUME);
 }
 
 #[test]
 fn golden_database() {
     let directory = tempfile::tempdir().expect("directory");
-    let path: &Path = &directory.path().join("meta.redb");
-    drop(VolumeStore::create(path, config()).expect("made"));
-    let database = Database::open(path).expect("a redb file");
+    let rows = LocalOpener::new(directory.path()).create().expect("made");
+    drop(VolumeStore::create(rows, config()).expect("made"));
+    let database = Database::open(directory.path().join("meta.redb")).expect("a redb file");
     let transaction = database.begin_read().expect("read");
     let tables = transaction.list_tables().expect("tables").map(|table| table.name().to_owned());
     assert_eq!(tables.collect::<Vec<_>>(), ["cairn", "log"]);

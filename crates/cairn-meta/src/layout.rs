@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `01` | – | [`crate::record::VolumeRecord`] | first row: the format version is read before anything else |
 //! | `02` | session | [`crate::record::SessionRecord`] | few and hot, beside the volume row that each commit rewrites |
+//! | `03` | – | epoch of the owner | every commit is conditional on it |
 //! | `10` | inode | [`crate::record::InodeRecord`] | numbers are handed out in order: files made together share pages |
 //! | `11` | parent, name | inode, kind | a directory is one range in the order of names: a listing is one scan, resumed by name |
 //! | `12` | inode, chunk | extent list | a file is one range in the order of offsets: a sequential read is one scan |
@@ -20,6 +21,7 @@ use cairn_types::{BlobId, Ino, SessionId};
 
 pub(crate) const VOLUME: &[u8] = &[0x01];
 pub(crate) const SESSIONS: u8 = 0x02;
+pub(crate) const OWNER: &[u8] = &[0x03];
 pub(crate) const INODES: u8 = 0x10;
 pub(crate) const ENTRIES: u8 = 0x11;
 pub(crate) const EXTENTS: u8 = 0x12;

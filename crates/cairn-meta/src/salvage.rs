@@ -11,6 +11,7 @@ use std::fmt;
 
 use crate::check::cursor::Cursor;
 use crate::error::{ApplyError, StoreError};
+use crate::kv::Durability;
 use crate::layout;
 use crate::record::{BlobRecord, PackRecord, SessionRecord};
 use crate::store::VolumeStore;
@@ -95,7 +96,7 @@ impl VolumeStore {
                 }
             }
         }
-        batch.commit(true)?;
+        batch.commit(Durability::Durable)?;
         Ok(found)
     }
 }

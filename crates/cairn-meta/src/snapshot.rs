@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_types::{Attr, BlobId, Errno, ExtentList, FileKind, FsResult, Ino, MetaOp, Name, OpReply, SessionId, Source};
 
-use crate::engine::{Reader, Visitor};
 use crate::error::{ApplyError, StoreError, for_program};
+use crate::kv::{Reader, Visitor};
 use crate::ops;
 use crate::record::{BlobRecord, InodeRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord};
 use crate::view::{Rows, View};
@@ -34,7 +34,7 @@ pub struct VolumeUsage {
     pub live_stored_bytes: u64,
 }
 
-/// The state of one commit. Cheap to clone; short-lived, because the engine cannot reuse space while one is held.
+/// The state of one commit. Cheap to clone; short-lived, because the store cannot reuse space while one is held.
 ///
 /// The methods that answer programs return an errno; trouble with the store itself is logged and becomes `EIO`.
 #[derive(Clone)]

@@ -1,6 +1,5 @@
 //! One volume's metadata: made, opened, read through snapshots, changed through one batch at a time.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,9 +7,10 @@ use cairn_types::{Attr, AttrFlags, FileKind, Ino, Timestamp};
 use parking_lot::RwLock;
 
 use crate::batch::Batch;
-use crate::engine::{Changes, Engine, RedbEngine, Restore};
 use crate::error::StoreError;
+use crate::kv::{Changes, Durability, KeyValueStore, Reached};
 use crate::layout;
+use crate::ownership::Ownership;
 use crate::record::{InodeRecord, VolumeConfig, VolumeRecord};
 use crate::snapshot::Snapshot;
 
@@ -26,33 +26,22 @@ pub(crate) struct Numbering {
 /// A volume that is open. Clones share it.
 #[derive(Clone)]
 pub struct VolumeStore {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) state: Arc<State>,
 }
 
-pub(crate) struct Shared {
-    // Before the engine, so that its last reader is gone when the engine closes.
+/// What the store, its snapshots and its batch have in common.
+pub(crate) struct State {
+    // Before the rows, so that their last reader is gone when they are closed.
     current: RwLock<Snapshot>,
     pub(crate) numbering: RwLock<Numbering>,
     pub(crate) batch_open: AtomicBool,
-    engine: Box<dyn Engine>,
+    rows: Box<dyn KeyValueStore>,
+    ownership: Ownership,
 }
 
 impl VolumeStore {
-    /// Makes a volume in a new file at `path`, durably (the caller makes its directory entry durable).
-    pub fn create(path: &Path, config: VolumeConfig) -> Result<Self, StoreError> {
-        let engine = RedbEngine::create(path, RedbEngine::CACHE_BYTES_DEFAULT)?;
-        Self::create_in(Box::new(engine), config)
-    }
-
-    /// Opens the volume at `path`; `cache_bytes` bounds the memory for cached pages
-    /// ([`RedbEngine::CACHE_BYTES_DEFAULT`]). `restore` is handed what was given to [`Batch::commit_logged`] along with changes
-    /// that must be brought back, in their order, and has it on stable storage when it returns.
-    pub fn open(path: &Path, cache_bytes: usize, restore: &mut Restore<'_>) -> Result<Self, StoreError> {
-        Self::open_in(Box::new(RedbEngine::open(path, cache_bytes, restore)?))
-    }
-
-    /// Makes a volume in an empty engine.
-    pub fn create_in(engine: Box<dyn Engine>, config: VolumeConfig) -> Result<Self, StoreError> {
+    /// Makes a volume in an empty store, durably.
+    pub fn create(rows: Box<dyn KeyValueStore>, config: VolumeConfig) -> Result<Self, StoreError> {
         if !config.is_valid() {
             let message = format!("{} bytes cannot be a chunk size", config.chunk_size);
             return Err(StoreError::Io(std::io::Error::new(std::io::ErrorKind::InvalidInput, message)));
@@ -91,24 +80,39 @@ impl VolumeStore {
             (layout::VOLUME.to_vec(), Some(volume.encode())),
             (layout::inode(Ino::ROOT), Some(root.encode())),
         ]);
-        engine.commit(&changes, true)?;
-        Self::open_in(engine)
+        let ownership = Ownership::maker();
+        rows.commit(ownership.condition(), &changes, Durability::Durable)?;
+        Self::with_owner(rows, ownership, volume)
     }
 
-    /// Opens the volume in `engine`.
-    pub fn open_in(engine: Box<dyn Engine>) -> Result<Self, StoreError> {
-        let reader = engine.reader()?;
+    /// Opens the volume in `rows` and takes it over from whoever has it open, who can change nothing from then on.
+    ///
+    /// # Errors
+    /// [`StoreError::Superseded`] if somebody else opens it at this moment; [`StoreError::NewerFormat`],
+    /// [`StoreError::Damaged`], and what reading and writing fail with.
+    pub fn open(rows: Box<dyn KeyValueStore>) -> Result<Self, StoreError> {
+        let reader = rows.reader()?;
         let row = reader.get(layout::VOLUME)?.ok_or_else(|| StoreError::Damaged("no volume row".to_owned()))?;
         let volume = VolumeRecord::decode(&row)?;
+        let last = Ownership::last(&*reader)?;
+        drop(reader);
+        let ownership = last.next();
+        let mut changes = Changes::from([ownership.row()]);
         let renewed = volume.encode();
-        let reader = if renewed == row {
-            reader
-        } else {
+        if renewed != row {
             // Of an older format. Programs that know only that one must not open it any more.
-            drop(reader);
-            engine.commit(&Changes::from([(layout::VOLUME.to_vec(), Some(renewed))]), true)?;
-            engine.reader()?
-        };
+            changes.insert(layout::VOLUME.to_vec(), Some(renewed));
+        }
+        rows.commit(last.condition(), &changes, Durability::Durable)?;
+        Self::with_owner(rows, ownership, volume)
+    }
+
+    fn with_owner(
+        rows: Box<dyn KeyValueStore>,
+        ownership: Ownership,
+        volume: VolumeRecord,
+    ) -> Result<Self, StoreError> {
+        let reader = rows.reader()?;
         let numbering = Numbering {
             ino: volume.ino_ceiling,
             blob: volume.blob_ceiling,
@@ -116,63 +120,69 @@ impl VolumeStore {
             order: volume.order_ceiling,
         };
         Ok(VolumeStore {
-            shared: Arc::new(Shared {
+            state: Arc::new(State {
                 current: RwLock::new(Snapshot { reader, volume: Arc::new(volume) }),
                 numbering: RwLock::new(numbering),
                 batch_open: AtomicBool::new(false),
-                engine,
+                rows,
+                ownership,
             }),
         })
     }
 
     /// The state of the last commit.
     pub fn snapshot(&self) -> Snapshot {
-        self.shared.current.read().clone()
+        self.state.current.read().clone()
     }
 
     /// Starts a set of changes. [`StoreError::BatchOpen`] while another one is open.
     pub fn begin(&self) -> Result<Batch, StoreError> {
-        if self.shared.batch_open.swap(true, Ordering::Acquire) {
+        if self.state.batch_open.swap(true, Ordering::Acquire) {
             return Err(StoreError::BatchOpen);
         }
-        Ok(Batch::new(Arc::clone(&self.shared)))
+        Ok(Batch::new(Arc::clone(&self.state)))
     }
 
-    /// Bytes that the metadata take on disk.
+    /// In whose name it is changed.
+    pub fn ownership(&self) -> &Ownership {
+        &self.state.ownership
+    }
+
+    /// Whether nobody has opened the volume since. What a batch finds out when it is committed, for whoever is about to
+    /// change something else.
+    pub fn is_owned(&self) -> Result<bool, StoreError> {
+        Ok(Ownership::last(&*self.state.rows.reader()?)? == self.state.ownership)
+    }
+
+    /// Bytes that the metadata take.
     pub fn stored_bytes(&self) -> Result<u64, StoreError> {
-        self.shared.engine.stored_bytes()
+        self.state.rows.stored_bytes()
     }
 }
 
-impl Shared {
+impl State {
     pub(crate) fn snapshot(&self) -> Snapshot {
         self.current.read().clone()
     }
 
-    /// Commits and lets readers see it.
-    pub(crate) fn commit(&self, changes: &Changes, volume: VolumeRecord, durable: bool) -> Result<(), StoreError> {
-        self.engine.commit(changes, durable)?;
-        self.show(volume)
-    }
-
-    /// As [`Shared::commit`]; see [`Engine::commit_logged`].
-    pub(crate) fn commit_logged(
+    /// Commits in the owner's name and lets readers see it.
+    pub(crate) fn commit(
         &self,
         changes: &Changes,
         volume: VolumeRecord,
-        attachment: &[u8],
-    ) -> Result<bool, StoreError> {
-        let logged = self.engine.commit_logged(changes, attachment)?;
-        if !changes.is_empty() {
+        durability: Durability<'_>,
+    ) -> Result<Reached, StoreError> {
+        let reached = self.rows.commit(self.ownership.condition(), changes, durability)?;
+        if !changes.is_empty() || durability == Durability::Durable {
             self.show(volume)?;
         }
-        Ok(logged)
+        Ok(reached)
     }
 
     fn show(&self, volume: VolumeRecord) -> Result<(), StoreError> {
-        let reader = self.engine.reader()?;
+        let reader = self.rows.reader()?;
         let previous = std::mem::replace(&mut *self.current.write(), Snapshot { reader, volume: Arc::new(volume) });
-        // Outside the lock: the engine may have work to do when its last reader goes.
+        // Outside the lock: the store may have work to do when its last reader goes.
         drop(previous);
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 
 use cairn_types::{BlobId, ExtentList, FileKind, Ino, Name, SessionId};
 
-use crate::engine::Visitor;
 use crate::error::StoreError;
+use crate::kv::Visitor;
 use crate::layout::{self, Range};
 use crate::record::{BlobRecord, EntryRecord, InodeRecord, PackRecord, SessionRecord, decode_extents};
 

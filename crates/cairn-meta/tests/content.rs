@@ -2,7 +2,7 @@
 
 mod common;
 
-use cairn_meta::{BlobPlace, SeekTarget};
+use cairn_meta::{BlobPlace, Durability, SeekTarget};
 use cairn_types::{
     AllocateMode, AttrChange, Errno, Extent, ExtentList, Ino, MetaOp, NewNode, Source, Timestamp, WrittenExtent,
 };
@@ -277,7 +277,7 @@ fn copies_share_blobs() {
 fn reap(volume: &mut Volume) -> bool {
     let mut batch = volume.store.begin().expect("no other");
     let more = batch.reap(3).expect("memory");
-    volume.last_commit = batch.commit(false).expect("memory");
+    volume.last_commit = batch.commit(Durability::Buffered).expect("memory");
     more
 }
 
@@ -324,7 +324,7 @@ fn fragmented_chunks_are_reported_and_can_be_replaced() {
         let mut batch = volume.store.begin().expect("no other");
         let outcome = batch.replace_extents(file, 0, &expected, &new, &|blob| pending.get(&blob).copied());
         assert_eq!(outcome.expect("memory"), replaced);
-        volume.last_commit = batch.commit(false).expect("memory");
+        volume.last_commit = batch.commit(Durability::Buffered).expect("memory");
     }
     assert_eq!(volume.last_commit.freed.len(), 41);
     assert_eq!(extents(&volume, file), [(0, new)]);
@@ -346,7 +346,7 @@ fn blobs_move_between_packs() {
     assert!(!batch.relocate_blob(blob, to, from).expect("memory"), "it is not there");
     assert!(batch.relocate_blob(blob, from, to).expect("memory"));
     assert!(batch.drop_pack(1).expect("memory"));
-    batch.commit(true).expect("memory");
+    batch.commit(Durability::Durable).expect("memory");
     assert_eq!(volume.snapshot().blob_record(blob).expect("readable").expect("referenced").place, to);
     let packs = volume.snapshot().pack_records().expect("readable");
     assert_eq!(packs.iter().map(|(pack, record)| (*pack, record.live_blobs)).collect::<Vec<_>>(), [(2, 1)]);
@@ -373,7 +373,7 @@ fn one_batch_may_free_and_use_a_blob_again() {
     };
     batch.apply(&context, &cut).expect("exists");
     batch.apply(&context, &again).expect("its place is still known");
-    assert_eq!(batch.commit(false).expect("memory").freed, []);
+    assert_eq!(batch.commit(Durability::Buffered).expect("memory").freed, []);
     assert_eq!(volume.references(blob), 1);
     volume.assert_sound();
 }

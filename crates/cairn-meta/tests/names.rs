@@ -2,6 +2,7 @@
 
 mod common;
 
+use cairn_meta::Durability;
 use cairn_types::limits::LINK_MAX;
 use cairn_types::{AttrChange, Errno, FileKind, Ino, MetaOp, NewNode, RenameMode, SessionId};
 use common::{Volume, name, time};
@@ -117,7 +118,7 @@ fn links_have_a_limit() {
         let op = MetaOp::Link { ino: file, parent: ROOT, name: name(&format!("link{count}")), time: time(0) };
         batch.apply(&context, &op).expect("below the limit");
     }
-    batch.commit(false).expect("memory");
+    batch.commit(Durability::Buffered).expect("memory");
     let op = volume.link_op(file, ROOT, "one too many");
     volume.refused(&op, Errno::EMLINK);
     assert_eq!(volume.attr(file).nlink, LINK_MAX);
@@ -168,7 +169,7 @@ fn an_open_file_outlives_its_last_name() {
     volume.apply(&op);
     let mut batch = volume.store.begin().expect("no other");
     let other: SessionId = batch.create_session("other".into());
-    batch.commit(true).expect("memory");
+    batch.commit(Durability::Durable).expect("memory");
     volume.open_elsewhere = vec![(file, other)];
     let op = volume.unlink_op(ROOT, "file", true);
     let reply = volume.apply(&op);
@@ -181,7 +182,7 @@ fn an_open_file_outlives_its_last_name() {
     assert_eq!(volume.attr(file).nlink, 0, "the other session still has it open");
     let mut batch = volume.store.begin().expect("no other");
     batch.release_session(other).expect("memory");
-    let outcome = batch.commit(false).expect("memory");
+    let outcome = batch.commit(Durability::Buffered).expect("memory");
     assert_eq!(outcome.freed.len(), 1);
     assert_eq!(volume.snapshot().attr(file), Err(Errno::ENOENT));
     assert_eq!(volume.snapshot().usage().expect("readable").bytes_used, 0);

@@ -2,6 +2,7 @@
 
 mod common;
 
+use cairn_meta::Durability;
 use cairn_meta::check::{Problem, repair};
 use cairn_types::{BlobId, Errno, Ino, MetaOp, RenameMode};
 use common::{CHUNK, Volume, name, time};
@@ -47,12 +48,12 @@ impl Tree {
     }
 
     fn tamper(&mut self, key: &[u8], value: Option<&[u8]>) {
-        self.volume.engine.tamper(key, value);
+        self.volume.rows.tamper(key, value);
         self.reopen();
     }
 
     fn reopen(&mut self) {
-        self.volume.store = cairn_meta::VolumeStore::open_in(Box::new(self.volume.engine.clone())).expect("openable");
+        self.volume.store = cairn_meta::VolumeStore::open(Box::new(self.volume.rows.clone())).expect("openable");
     }
 
     /// Repairs until nothing is left to do; answers what could not be mended.
@@ -63,7 +64,7 @@ impl Tree {
             let outcome =
                 repair(&mut batch, findings, time(1), &|blob| self.volume.pending.borrow().get(&blob).copied());
             let outcome = outcome.expect("memory");
-            batch.commit(true).expect("memory");
+            batch.commit(Durability::Durable).expect("memory");
             if outcome.repaired == 0 {
                 return outcome.left.into_iter().map(|finding| finding.problem).collect();
             }
@@ -145,8 +146,8 @@ fn a_volume_opens_without_the_rows_of_a_session_and_a_pack() {
         time,
     });
     let counted = tree.row(&pack);
-    tree.volume.engine.tamper(&session, Some(b"\xff"));
-    tree.volume.engine.tamper(&[2, 9], Some(b"not even its key"));
+    tree.volume.rows.tamper(&session, Some(b"\xff"));
+    tree.volume.rows.tamper(&[2, 9], Some(b"not even its key"));
     tree.tamper(&pack, Some(b"\xff"));
     assert!(tree.volume.snapshot().sessions().is_err() && tree.volume.snapshot().pack_records().is_err());
     let found = tree.volume.store.salvage().expect("memory");

@@ -1,7 +1,6 @@
 //! Copies of content that can no longer be written to the volume: after the session was fenced, or when the server
 //! refuses it. One sparse file for each, in `<recovery>/<volume>/<seconds since 1970>/<ino>-<name>`.
 
-use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use cairn_types::{Ino, Name, Timestamp};
 
+use crate::private;
 use crate::volume::Shared;
 
 /// Content that has lost its place.
@@ -52,6 +52,9 @@ impl Shared {
 
 fn save(folder: &Path, lost: &[Lost]) {
     let folder = folder.join(Timestamp::now().secs.to_string());
+    if let Err(error) = private::folder(&folder) {
+        tracing::error!(path = %folder.display(), %error, "the folder for data that could not be written cannot be made");
+    }
     for file in lost {
         let name = file.name.as_ref().map_or_else(|| "unnamed".to_owned(), |name| printable(name.as_bytes()));
         let path = folder.join(format!("{}-{name}", file.ino));
@@ -76,10 +79,7 @@ fn printable(name: &[u8]) -> String {
 }
 
 fn write(path: &Path, lost: &Lost) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    let file = private::file().truncate(false).open(path)?;
     for (offset, data) in &lost.pieces {
         file.write_all_at(data, *offset)?;
     }
@@ -88,6 +88,9 @@ fn write(path: &Path, lost: &Lost) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -104,7 +107,10 @@ mod tests {
         };
         save(folder.path(), &[lost]);
         let stamp = fs::read_dir(folder.path()).expect("listing").next().expect("one").expect("entry");
-        let bytes = fs::read(stamp.path().join("12-a b_")).expect("copy");
+        assert_eq!(stamp.metadata().expect("attributes").permissions().mode() & 0o777, 0o700);
+        let copy = stamp.path().join("12-a b_");
+        assert_eq!(copy.metadata().expect("attributes").permissions().mode() & 0o777, 0o600);
+        let bytes = fs::read(copy).expect("copy");
         assert_eq!(bytes, b"ab\0x-z");
     }
 }

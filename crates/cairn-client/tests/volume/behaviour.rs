@@ -188,6 +188,27 @@ fn an_unnamed_file_gets_its_content_with_its_name() {
 }
 
 #[test]
+fn a_directory_keeps_its_changes_after_a_file_without_a_name() {
+    run(async {
+        let world = World::new(1 << 30, CHUNK).await;
+        let (mount, other) = (world.mount().await, world.mount().await);
+        let directory = mount.make_directory("d").await.expect("made");
+        let made = mount.volume.make_unnamed(Caller::default(), directory, 0o600, libc::O_RDWR).await;
+        let (entry, opened) = made.expect("made");
+        mount.close(entry.attr.ino, opened.handle).await.expect("closed");
+        let created = mount.volume.create(Caller::default(), directory, name("after"), 0o600, libc::O_RDWR).await;
+        let (entry, opened) = created.expect("created");
+        mount.write_at(entry.attr.ino, opened.handle, 0, b"kept", false).await.expect("written");
+        mount.close(entry.attr.ino, opened.handle).await.expect("closed");
+        mount.volume.sync_all().await.expect("synced");
+        for kernel in [&mount, &other] {
+            let seen = kernel.find_in(kernel.find("d").await.expect("found"), "after").await.expect("found");
+            assert_eq!(kernel.attr(seen).await.expect("attributes").size, 4);
+        }
+    });
+}
+
+#[test]
 fn an_explicit_time_is_not_undone_by_a_later_flush() {
     run(async {
         let world = World::new(1 << 30, CHUNK).await;

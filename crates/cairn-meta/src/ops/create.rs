@@ -53,7 +53,7 @@ pub(super) fn create_unnamed(
     inode.linkable = true;
     batch.insert(&inode);
     batch.set_row(layout::orphan(ino, context.session), Some(Vec::new()));
-    Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino])? })
+    Ok(OpReply { subject: Some(ino), ..reply(batch, &[ino, parent])? })
 }
 
 /// A number must have been handed out and not be in use (`EINVAL`), not even by content that is still to be dropped.

@@ -96,7 +96,7 @@ fn replace(
     }
     batch.remove_entry(from.parent, from.name, moved, time)?;
     batch.add_entry(to.parent, to.name, moved, time)?;
-    settle(batch, moved, to.parent, time)?;
+    note_move(batch, moved, to.parent, time)?;
     Ok(removed)
 }
 
@@ -120,12 +120,12 @@ fn exchange(
         attr.entries_changed(time);
         attr.nlink = (attr.nlink + leaving).saturating_sub(arriving);
     })?;
-    settle(batch, moved, to.parent, time)?;
-    settle(batch, there, from.parent, time)
+    note_move(batch, moved, to.parent, time)?;
+    note_move(batch, there, from.parent, time)
 }
 
 /// Notes on a moved node when and, for a directory, where it went.
-fn settle(batch: &mut Batch, entry: EntryRecord, parent: Ino, time: Timestamp) -> Result<(), ApplyError> {
+fn note_move(batch: &mut Batch, entry: EntryRecord, parent: Ino, time: Timestamp) -> Result<(), ApplyError> {
     let mut inode = batch.target(entry)?;
     inode.attr.ctime = time;
     if inode.attr.is_dir() {

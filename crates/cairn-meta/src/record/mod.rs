@@ -8,12 +8,14 @@ mod blob;
 mod codec;
 mod extents;
 mod inode;
+mod owner;
 mod session;
 mod volume;
 
 pub use blob::{BlobPlace, BlobRecord, PackRecord};
 pub(crate) use extents::{decode_extents, encode_extents};
 pub(crate) use inode::{EntryRecord, InodeRecord};
+pub(crate) use owner::{decode_epoch, encode_epoch};
 pub(crate) use session::CallState;
 pub use session::SessionRecord;
 pub use volume::{VolumeConfig, VolumeRecord};

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use cairn_meta::engine::{Engine, MemoryEngine};
+use cairn_meta::kv::{KeyValueStore, MemoryStore};
 use cairn_meta::{
-    Applied, ApplyContext, ApplyError, BlobPlace, CommitOutcome, Snapshot, VolumeConfig, VolumeStore, check,
+    Applied, ApplyContext, ApplyError, BlobPlace, CommitOutcome, Durability, Snapshot, VolumeConfig, VolumeStore, check,
 };
 use cairn_types::{
     Attr, AttrChange, BlobId, Errno, Extent, Ino, MetaOp, Name, NewNode, OpReply, RenameMode, SessionId, Source,
@@ -40,7 +40,7 @@ pub fn time(secs: i64) -> Timestamp {
 }
 
 pub struct Volume {
-    pub engine: MemoryEngine,
+    pub rows: MemoryStore,
     pub store: VolumeStore,
     pub session: SessionId,
     pub now: i64,
@@ -53,13 +53,13 @@ pub struct Volume {
 
 impl Volume {
     pub fn new() -> Self {
-        let engine = MemoryEngine::default();
-        let store = VolumeStore::create_in(Box::new(engine.clone()), config()).expect("a new volume");
+        let rows = MemoryStore::default();
+        let store = VolumeStore::create(Box::new(rows.clone()), config()).expect("a new volume");
         let mut batch = store.begin().expect("no other batch");
         let session = batch.create_session(Bytes::from_static(b"tester"));
-        batch.commit(true).expect("memory");
+        batch.commit(Durability::Durable).expect("memory");
         Volume {
-            engine,
+            rows,
             store,
             session,
             now: 1_700_000_000,
@@ -89,14 +89,23 @@ impl Volume {
                 self.open_elsewhere.iter().filter(|(open, _)| *open == ino).map(|(_, session)| *session).collect()
             },
         };
+        let touched = batch.touched(op);
         let outcome = match batch.apply(&context, op) {
             Ok(applied) => Ok(applied),
             Err(ApplyError::Refused(errno)) => Err(errno),
             Err(ApplyError::Store(error)) => panic!("{error}"),
         };
-        self.last_commit = batch.commit(false).expect("memory");
-        if outcome.is_err() {
-            assert_eq!(self.rows(), before, "{op:?} failed and left a trace");
+        self.last_commit = batch.commit(Durability::Buffered).expect("memory");
+        match &outcome {
+            // The maker keeps its lease on what the reply names: a touched node that it leaves out counts as gone.
+            Ok(Applied { reply, .. }) => {
+                let snapshot = self.snapshot();
+                for ino in touched.expect("readable") {
+                    let named = reply.attrs.iter().any(|attr| attr.ino == ino);
+                    assert_eq!(named, snapshot.attr(ino).is_ok(), "{op:?} touched {ino}, and its reply is {reply:?}");
+                }
+            }
+            Err(_) => assert_eq!(self.rows(), before, "{op:?} failed and left a trace"),
         }
         outcome
     }
@@ -114,7 +123,7 @@ impl Volume {
     pub fn new_ino(&mut self) -> Ino {
         let mut batch = self.store.begin().expect("no other batch");
         let ino = batch.allocate_inos(1);
-        batch.commit(false).expect("memory");
+        batch.commit(Durability::Buffered).expect("memory");
         ino
     }
 
@@ -172,7 +181,7 @@ impl Volume {
     pub fn blob(&mut self, length: u32) -> BlobId {
         let mut batch = self.store.begin().expect("no other batch");
         let blob = batch.allocate_blobs(1);
-        batch.commit(false).expect("memory");
+        batch.commit(Durability::Buffered).expect("memory");
         let place = BlobPlace { pack: 1, offset: blob.0 * 1_000_000, payload_len: length, stored_len: length + 50 };
         self.pending.borrow_mut().insert(blob, place);
         blob
@@ -231,7 +240,7 @@ impl Volume {
             rows.push((key.to_vec(), value.to_vec()));
             ControlFlow::Continue(())
         };
-        self.engine.reader().expect("memory").scan(&[], &[0xff], visit).expect("memory");
+        self.rows.reader().expect("memory").scan(&[], &[0xff], visit).expect("memory");
         rows
     }
 }

@@ -100,7 +100,7 @@ pub(crate) struct Mount {
     /// Where a mount in the background logs to. Default: ~/.local/state/cairn/mount.log (root: /var/log/cairn-mount.log).
     #[arg(long, env = "CAIRN_LOG_FILE", value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
-    /// Further options for the kernel, as `mount -o` takes them.
+    /// Further options for the kernel, as `mount -o` takes them. Mounts are nosuid and nodev unless root asks for `suid` or `dev`.
     #[arg(short = 'o', value_delimiter = ',', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,
 }

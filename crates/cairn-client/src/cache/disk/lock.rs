@@ -1,12 +1,13 @@
 //! One mount at a time uses a cache directory: the file `LOCK` in it is locked for as long, and says by whom.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::DiskCacheError;
+use crate::private;
 
 const NAME: &str = "LOCK";
 
@@ -17,10 +18,8 @@ pub(super) struct DirectoryLock(#[expect(dead_code, reason = "held for its lock"
 /// Makes the directory if need be and takes its lock.
 pub(super) fn take(directory: &Path, owner: &str) -> Result<DirectoryLock, DiskCacheError> {
     let failed = |source| DiskCacheError::Io { directory: directory.to_owned(), source };
-    std::fs::create_dir_all(directory).map_err(failed)?;
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.open(directory.join(NAME)).map_err(failed)?;
+    private::parents(directory).map_err(failed)?;
+    let mut file = private::file().truncate(false).open(directory.join(NAME)).map_err(failed)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut owner = String::new();
         // Only for the message.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use super::format::{self, HEADER, RECORD, Record, SegmentId};
 use crate::cache::fetch::Want;
 use crate::cache::{BlockKey, Part};
+use crate::private;
 
 /// Most blocks of a cache: bounds the memory that its index takes (about 64 MiB).
 const BLOCKS_MAX: usize = 1 << 20;
@@ -119,7 +120,7 @@ impl Store {
     /// Opens what `directory` has of `volume`. Takes a moment for each gibibyte.
     pub(super) fn open(directory: &Path, volume: &str, limit: u64) -> io::Result<(Store, Writer)> {
         let folder = directory.join(volume);
-        std::fs::create_dir_all(&folder)?;
+        private::folder(&folder)?;
         let segment_size = (limit / SEGMENTS).clamp(SEGMENT_MIN, SEGMENT_MAX);
         let mut state = State { foreign: foreign_folders(directory, volume)?, ..State::default() };
         let mut found: Vec<(SystemTime, SegmentId)> = Vec::new();
@@ -264,7 +265,7 @@ impl Store {
     fn new_segment(&self) -> io::Result<Active> {
         let mut state = self.state.lock();
         let id = SegmentId(state.segments.last_key_value().map_or(1, |(id, _)| id.0 + 1));
-        let create = |path: PathBuf| OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
+        let create = |path: PathBuf| private::file().truncate(true).open(path);
         let data = Arc::new(create(id.data_path(&self.folder))?);
         let map = create(id.map_path(&self.folder))?;
         map.write_all_at(&format::header(), 0)?;

@@ -1,5 +1,5 @@
 //! The synchronous log: changes that somebody waits for reach stable storage here, with one write and one flush of a file that
-//! never grows, long before the engine's own file holds them durably.
+//! never grows, long before the store's own file holds them durably.
 //!
 //! The file has [`LOG_BYTES`] bytes from the start, so that a flush of it flushes bytes and nothing else. Records begin at
 //! multiples of [`RECORD_ALIGN`] bytes, the first one at 0; each continues the one before. All integers are little-endian.
@@ -8,7 +8,7 @@
 //! offset size
 //!      0    4  magic "CLOG"
 //!      4    4  length of the body, bytes
-//!      8    8  run: drawn anew whenever the engine is opened
+//!      8    8  run: drawn anew whenever the store is opened
 //!     16    8  number of the first commit in the record
 //!     24    4  count of commits
 //!     28    4  crc32c of bytes 0..28 and the body
@@ -18,8 +18,8 @@
 //!         u32 length of the key, u32 length of the value + 1 (0: the row is deleted), key, value
 //! ```
 //!
-//! The engine stores run and number of its last commit with every commit. Records of that run that follow each other without a gap are
-//! what was logged; commits with numbers beyond the stored one are applied again. A durable commit of the engine makes the
+//! The store keeps run and number of its last commit with every commit. Records of that run that follow each other without a gap are
+//! what was logged; commits with numbers beyond the stored one are applied again. A durable commit of the store makes the
 //! log's content useless: the next record goes to the start. What is behind it is of smaller numbers and so ends the reading.
 //!
 //! Not here: which commits are logged, and what the attachment means. Decoding takes any bytes and never panics.
