@@ -10,6 +10,7 @@ pub mod api;
 pub mod benchmarks;
 mod cache;
 mod connect;
+mod error;
 mod extents;
 mod handles;
 mod held_locks;
@@ -30,6 +31,7 @@ mod writeback;
 pub use address::{ConnectOptions, ServerAddress};
 pub use admin::{AdminClient, AdminError};
 pub use cache::disk::{CacheReport, CachedVolume, DiskCacheError, DiskCacheOptions, evict, inspect};
+pub use error::{Error, ErrorKind, FsResult};
 pub use session::{OpenError, Session, SessionOptions};
 pub use stats::VolumeStats;
 pub use volume::{

@@ -37,8 +37,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    BlobId, ByteRange, Errno, FileLock, FsResult, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, NewNode,
-    OpReply,
+    BlobId, ByteRange, Errno, FileLock, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, NewNode, OpReply,
 };
 use cairn_wire::admin::VolumeInfo;
 use cairn_wire::handshake::MountInfo;
@@ -53,6 +52,7 @@ pub use counters::SessionStatus;
 
 use self::data::{DataPool, Packs};
 use crate::address::ConnectOptions;
+use crate::error::{Error, FsResult};
 use breaker::Breaker;
 use clock::LeaseClock;
 use counters::Counters;
@@ -202,7 +202,7 @@ impl Inner {
 /// The server's answer is not of the kind that the request has.
 fn unfitting<T>(answer: &Answer) -> FsResult<T> {
     tracing::error!(?answer, "the server's answer does not fit the request");
-    Err(Errno::EIO)
+    Err(Errno::EIO.into())
 }
 
 /// About how many bytes a change and the answer to it take in their messages.
@@ -250,8 +250,8 @@ impl Session {
     pub async fn call(&self, op: MetaOp) -> FsResult<(OpReply, Vec<Grant>)> {
         match self.inner.request(Draft::Call(op)).await? {
             Answer::Applied { applied, grants } => match applied.into_iter().next() {
-                Some(Applied { result, .. }) => result.map(|reply| (reply, grants)),
-                None => Err(Errno::EIO),
+                Some(Applied { result, .. }) => Ok((result?, grants)),
+                None => Err(Errno::EIO.into()),
             },
             other => unfitting(&other),
         }
@@ -373,9 +373,9 @@ impl Session {
         let request = Request::SetLock { lock, wait };
         let ticket = match inner.register(&mut outgoing, Draft::Plain(request.clone())) {
             Ok(ticket) => ticket,
-            Err(errno) => {
-                self.unlock_later(errno, request, lock.kind == LockKind::Unlock);
-                return Err(errno);
+            Err(error) => {
+                self.unlock_later(&error, request, lock.kind == LockKind::Unlock);
+                return Err(error);
             }
         };
         let cancel = CancelLockOnDrop { inner, correlation: ticket.correlation, armed: wait };
@@ -395,16 +395,16 @@ impl Session {
         match self.inner.request(Draft::Plain(request.clone())).await {
             Ok(Answer::Done) => Ok(()),
             Ok(other) => unfitting(&other),
-            Err(errno) => {
-                self.unlock_later(errno, request, true);
-                Err(errno)
+            Err(error) => {
+                self.unlock_later(&error, request, true);
+                Err(error)
             }
         }
     }
 
     /// A lock is given back even if the server comes back only after its owner was told that it failed.
-    fn unlock_later(&self, errno: Errno, request: Request, unlocks: bool) {
-        if unlocks && errno == Errno::EIO && self.inner.state.lock().phase == Phase::GaveUp {
+    fn unlock_later(&self, error: &Error, request: Request, unlocks: bool) {
+        if unlocks && *error == Errno::EIO && self.inner.state.lock().phase == Phase::GaveUp {
             self.inner.run_errand(request);
         }
     }

@@ -326,7 +326,7 @@ impl Inner {
             events.fenced();
         }
         for pending in fenced {
-            pending.answer(Err(Errno::ESTALE));
+            pending.answer(Err(Errno::ESTALE.into()));
         }
     }
 
@@ -345,7 +345,7 @@ impl Inner {
             "requests fail from now on; the volume works again as soon as the server is back",
         );
         for pending in given_up {
-            pending.answer(Err(Errno::EIO));
+            pending.answer(Err(Errno::EIO.into()));
         }
     }
 
@@ -357,7 +357,7 @@ impl Inner {
             state.take(|_, _| true)
         };
         for pending in left {
-            pending.answer(Err(Errno::ESHUTDOWN));
+            pending.answer(Err(Errno::ESHUTDOWN.into()));
         }
         self.clock.void();
         self.breaker.lock().trip();

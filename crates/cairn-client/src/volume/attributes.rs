@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Attr, AttrChange, Errno, FsResult, Ino, LeaseMode, MetaOp, Timestamp};
+use cairn_types::{Attr, AttrChange, Errno, Ino, LeaseMode, MetaOp, Timestamp};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::{outcome_unknown, stale, unfitting};
 use crate::api::{AttrReply, Handle};
+use crate::error::FsResult;
 use crate::node::{FileState, Node, NodeState};
 
 /// `relatime`: an access time older than this is renewed in any case.
@@ -37,7 +38,7 @@ impl Shared {
         }
         if let Some(size) = change.size {
             if size > self.file_size_max() {
-                return Err(Errno::EFBIG);
+                return Err(Errno::EFBIG.into());
             }
             // What was written before must not be applied after: it would bring back what is cut off.
             self.flush_node(&node).await?;
@@ -119,7 +120,7 @@ impl Shared {
                         }
                     }
                     (Ok(_), None) => file.extents_mut().clear(),
-                    (Err(errno), _) if outcome_unknown(*errno) => file.extents_mut().clear(),
+                    (Err(error), _) if outcome_unknown(error) => file.extents_mut().clear(),
                     (Err(_), _) => {}
                 }
             }

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    Acl, Attr, AttrChange, AttrFlags, FileKind, FsResult, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp,
-    XattrMode, acl, limits,
+    Acl, Attr, AttrChange, AttrFlags, FileKind, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp, XattrMode, acl,
+    limits,
 };
 use parking_lot::MutexGuard;
 
 use super::Shared;
 use crate::api::{AttrReply, Caller, Entry};
+use crate::error::FsResult;
 use crate::node::directory::{Cached, Link};
 use crate::node::{FileState, Node, NodeState, Place};
 use crate::overlay::Freeze;

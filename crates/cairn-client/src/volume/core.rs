@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Attr, Errno, FsResult, Ino, LeaseMode, MetaOp, OpReply};
+use cairn_types::{Attr, Errno, Ino, LeaseMode, MetaOp, OpReply};
 use cairn_wire::message::{Grant, ListEntry, QueryAnswer};
 use cairn_wire::{Query, QueryReply};
 
 use super::Shared;
 use crate::api::{AttrReply, Entry};
+use crate::error::{Error, FsResult};
 use crate::node::{Life, Node, NodeState};
 use crate::stats::add;
 
@@ -21,18 +22,18 @@ const RECALL_LIMIT: Duration = Duration::from_secs(60);
 /// The server's answer is not of the kind that the question has.
 pub(crate) fn unfitting<T>(answer: &QueryAnswer) -> FsResult<T> {
     tracing::error!(?answer, "the server's answer does not fit the question");
-    Err(Errno::EIO)
+    Err(Errno::EIO.into())
 }
 
 /// For questions and changes that name a node by its number: one that is not there was replaced or removed by another
 /// mount since the kernel looked it up. The kernel looks again, which it does not for `ENOENT`.
-pub(crate) fn stale(errno: Errno) -> Errno {
-    if errno == Errno::ENOENT { Errno::ESTALE } else { errno }
+pub(crate) fn stale(error: Error) -> Error {
+    if error == Errno::ENOENT { Errno::ESTALE.into() } else { error }
 }
 
 /// Whether the outcome of a change that failed so is unknown: it may have happened.
-pub(crate) fn outcome_unknown(errno: Errno) -> bool {
-    matches!(errno, Errno::EIO | Errno::ETIMEDOUT | Errno::ESTALE | Errno::ESHUTDOWN)
+pub(crate) fn outcome_unknown(error: &Error) -> bool {
+    matches!(error.errno(), Errno::EIO | Errno::ETIMEDOUT | Errno::ESTALE | Errno::ESHUTDOWN)
 }
 
 impl Shared {
@@ -44,7 +45,7 @@ impl Shared {
 
     /// Fails with `EROFS` on a mount that is read-only.
     pub(crate) fn writable(&self) -> FsResult<()> {
-        if self.options.read_only { Err(Errno::EROFS) } else { Ok(()) }
+        if self.options.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
     }
 
     /// Whether what `state` holds under `mode` may be answered from here now.
@@ -146,7 +147,7 @@ impl Shared {
             }
             tokio::select! {
                 () = changed => {}
-                () = &mut limit => return Err(Errno::ETIMEDOUT),
+                () = &mut limit => return Err(Errno::ETIMEDOUT.into()),
             }
         }
     }
@@ -160,7 +161,7 @@ impl Shared {
             {
                 let state = node.lock();
                 if state.life() == Life::Gone {
-                    return Err(Errno::ESTALE);
+                    return Err(Errno::ESTALE.into());
                 }
                 if self.usable(&state, mode) {
                     drop(state);
@@ -168,7 +169,7 @@ impl Shared {
                 }
             }
             if begun.elapsed() > ACQUIRE_LIMIT {
-                return Err(Errno::ETIMEDOUT);
+                return Err(Errno::ETIMEDOUT.into());
             }
             if attempts > 0 {
                 self.sleep(Duration::from_millis(u64::from(attempts.min(20)))).await;
@@ -200,7 +201,7 @@ impl Shared {
         let reply = match self.query(Query::Attr { ino }, &[&node]).await {
             Ok(reply) => reply,
             // Another mount has removed what the kernel refers to.
-            Err(Errno::ENOENT) => {
+            Err(error) if error == Errno::ENOENT => {
                 let attr = node.lock().without_name().ok_or(Errno::ESTALE)?;
                 return Ok(AttrReply { attr, ttl: Duration::ZERO });
             }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Attr, Errno, FileKind, FsResult, Ino, LeaseMode, Name};
+use cairn_types::{Attr, Errno, FileKind, Ino, LeaseMode, Name};
 use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
 
 use super::Shared;
 use super::core::unfitting;
 use crate::api::{DirEntry, Entry, Handle};
+use crate::error::FsResult;
 use crate::node::directory::{Cached, DirectoryCache, Link};
 use crate::node::{Life, Node, Place};
 
@@ -96,7 +97,7 @@ impl Shared {
         if !known {
             let reply = self.current_attr(ino).await?;
             if !reply.attr.is_dir() {
-                return Err(Errno::ENOTDIR);
+                return Err(Errno::ENOTDIR.into());
             }
         }
         Ok(self.handles.open_directory(ino))
@@ -112,7 +113,7 @@ impl Shared {
     ) -> FsResult<Vec<DirEntry>> {
         let handle = self.handles.directory(handle).ok_or(Errno::EBADF)?;
         if handle.ino != ino {
-            return Err(Errno::EBADF);
+            return Err(Errno::EBADF.into());
         }
         let node = self.table.get_or_insert(ino);
         if node.lock().gone().is_some() {
@@ -176,7 +177,7 @@ impl Shared {
         let reply = match self.query(Query::Parent { directory: ino }, &[&node]).await {
             Ok(reply) => reply,
             // A removed directory that is still open has nothing above it.
-            Err(Errno::ENOENT | Errno::ESTALE) => return Ok(ino),
+            Err(error) if error == Errno::ENOENT || error == Errno::ESTALE => return Ok(ino),
             Err(errno) => return Err(errno),
         };
         self.absorb(&reply.grants, &[]);
@@ -258,7 +259,7 @@ impl Shared {
         let newer = |grant: &Grant| state.lease().is_newer_than_recalls(grant.stamp);
         let stands = reply.grants.iter().any(|grant| grant.ino == node.ino && newer(grant));
         let covered = state.covers(LeaseMode::Shared) && (was_covered || stands);
-        let Some(cache) = state.directory_mut() else { return Err(Errno::ENOTDIR) };
+        let Some(cache) = state.directory_mut() else { return Err(Errno::ENOTDIR.into()) };
         let epoch = Some(cache.epoch()).filter(|epoch| covered && *epoch == asked);
         if let Some(epoch) = epoch {
             for (name, link) in &entries {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cairn_types::{Errno, FileKind, FsResult, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
+use cairn_types::{Errno, FileKind, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
 use cairn_wire::message::LeaseReturn;
 
 use super::{CloseError, Shared};
 use crate::api::{Handle, Opened};
 use crate::cache::disk::DiskCache;
+use crate::error::FsResult;
 use crate::node::{Life, Node, NodeState};
 use crate::writeback::FLUSH_SOON;
 
@@ -35,10 +36,10 @@ impl Shared {
             // kernel looked it up.
             let nameless = state.attr().is_some_and(|attr| attr.nlink == 0) && !state.is_declared_open();
             if !state.is_open() && (state.life() != Life::Named || nameless) {
-                return Err(Errno::ESTALE);
+                return Err(Errno::ESTALE.into());
             }
             if state.attr().is_some_and(|attr| attr.kind == FileKind::Directory) && wants_to_write(open_flags) {
-                return Err(Errno::EISDIR);
+                return Err(Errno::EISDIR.into());
             }
             return Ok(self.open_locked(&mut state, ino, open_flags));
         }
@@ -74,7 +75,7 @@ impl Shared {
     pub(crate) fn take_error(&self, node: &Node, handle: Handle) -> FsResult<()> {
         let Some(handle) = self.handles.file(handle) else { return Ok(()) };
         let errors = node.lock().write_errors();
-        errors.since(&mut handle.state.lock().error_seen).map_or(Ok(()), Err)
+        errors.since(&mut handle.state.lock().error_seen).map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     pub(crate) async fn flush(self: &Arc<Self>, ino: Ino, handle: Handle, owner: LockOwner) -> FsResult<()> {
@@ -146,15 +147,16 @@ impl Shared {
     pub(crate) async fn fsync(self: &Arc<Self>, ino: Ino) -> FsResult<()> {
         let node = self.table.get_or_insert(ino);
         let synced = if self.options.read_only { None } else { self.sync_little(&node).await };
+        let is_synced = synced.is_some();
         let flushed = match synced {
             Some(synced) => synced,
             None => self.flush_node(&node).await,
         };
         if let Some(errno) = node.lock().take_error_for_fsync() {
-            return Err(errno);
+            return Err(errno.into());
         }
         flushed?;
-        if self.options.read_only || synced.is_some() {
+        if self.options.read_only || is_synced {
             return Ok(());
         }
         self.flush_journal().await?;
@@ -183,7 +185,7 @@ impl Shared {
         let limit = self.sleep(deadline);
         let outcome = tokio::select! {
             outcome = self.sync_all() => outcome,
-            () = limit => Err(Errno::ETIMEDOUT),
+            () = limit => Err(Errno::ETIMEDOUT.into()),
         };
         let lost = self.save_unwritten().await;
         self.give_back_leases();

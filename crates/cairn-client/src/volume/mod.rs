@@ -36,8 +36,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_runtime::{MemoryBudget, MemoryUse};
 use cairn_types::{
-    AllocateMode, Allocation, AttrChange, Errno, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode,
-    XattrMode,
+    AllocateMode, Allocation, AttrChange, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
 };
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
@@ -49,6 +48,7 @@ use crate::api::{
 };
 use crate::cache::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 use crate::cache::fetch::Blocks;
+use crate::error::{Error, FsResult};
 use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
 use crate::node::table::Table;
@@ -137,7 +137,7 @@ pub enum CloseError {
     #[error("{files} files could not be written within the time limit; what they held was saved in {recovery}")]
     NotWritten { files: usize, recovery: String },
     #[error("the last changes could not be made durable: {0}")]
-    NotDurable(Errno),
+    NotDurable(Error),
 }
 
 /// A mounted volume. Cheap to clone: all clones are the same mount.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_types::{
-    Attr, Errno, FileKind, FsResult, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp, limits,
+    Attr, Errno, FileKind, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp, limits,
 };
 use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
@@ -13,6 +13,7 @@ use cairn_wire::message::{Grant, QueryAnswer};
 use super::Shared;
 use super::core::{outcome_unknown, unfitting};
 use crate::api::{Caller, Entry, Lookup, Opened};
+use crate::error::FsResult;
 use crate::node::Node;
 use crate::node::directory::{Cached, DirectoryCache, Link};
 use crate::stats::add;
@@ -91,7 +92,7 @@ impl Shared {
     async fn resolve(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Resolved> {
         let directory = self.table.get_or_insert(parent);
         if directory.lock().gone().is_some() {
-            return Err(Errno::ENOENT);
+            return Err(Errno::ENOENT.into());
         }
         self.learn_small_directory(&directory, name).await?;
         match self.cached(&directory, name) {
@@ -209,9 +210,9 @@ impl Shared {
                 let version = reply.attrs.iter().find(|attr| attr.ino == parent).map_or(u64::MAX, |attr| attr.version);
                 cache.change(version, name.clone(), link);
             }
-            Err(errno) if !outcome_unknown(*errno) => {
+            Err(error) if !outcome_unknown(error) => {
                 // The server knows better than the cache which names are there.
-                if matches!(*errno, Errno::EEXIST | Errno::ENOENT) {
+                if matches!(error.errno(), Errno::EEXIST | Errno::ENOENT) {
                     cache.forget_name(name);
                 }
             }
@@ -221,7 +222,7 @@ impl Shared {
 
     /// The entry of a node that was just made or linked.
     fn new_entry(&self, reply: &OpReply, parent: Ino, ino: Ino, name: &Name) -> FsResult<Entry> {
-        let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO) };
+        let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO.into()) };
         let entry_ttl = {
             let directory = self.table.get_or_insert(parent);
             let state = directory.lock();
@@ -291,11 +292,11 @@ impl Shared {
             match self.make(caller, parent, &name, NewNode::Regular, mode).await {
                 // Another mount was faster. Without O_EXCL the program wants that file: the kernel looks again, follows
                 // what it finds there and checks permissions.
-                Err(Errno::EEXIST) if open_flags & libc::O_EXCL == 0 => {
+                Err(error) if error == Errno::EEXIST && open_flags & libc::O_EXCL == 0 => {
                     attempts += 1;
                     if attempts > CREATE_ATTEMPTS || matches!(self.resolve(parent, &name).await?, Resolved::Present(..))
                     {
-                        return Err(Errno::ESTALE);
+                        return Err(Errno::ESTALE.into());
                     }
                 }
                 outcome => break outcome?,
@@ -325,7 +326,7 @@ impl Shared {
             time: Timestamp::now(),
         };
         let reply = self.call(op, &[&directory]).await?;
-        let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO) };
+        let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO.into()) };
         {
             let node = self.table.get_or_insert(ino);
             let mut state = node.lock();

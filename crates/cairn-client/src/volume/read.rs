@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_runtime::spawn_inline;
-use cairn_types::{BlobId, Errno, FsResult, Ino, LeaseMode, Source};
+use cairn_types::{BlobId, Errno, Ino, LeaseMode, Source};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
@@ -15,6 +15,7 @@ use super::write::by_chunk;
 use crate::api::Handle;
 use crate::cache::fetch::{FetchContext, Want};
 use crate::cache::{BLOCK, Part};
+use crate::error::FsResult;
 use crate::extents::{ExtentMap, Known};
 use crate::node::transfers::Transfer;
 use crate::node::{Node, NodeState};
@@ -102,7 +103,9 @@ impl Shared {
             return Ok(Plan::Lease);
         }
         let Some(attr) = state.view() else { return Ok(Plan::Lease) };
-        let Some(file) = state.file() else { return Err(if attr.is_dir() { Errno::EISDIR } else { Errno::EINVAL }) };
+        let Some(file) = state.file() else {
+            return Err((if attr.is_dir() { Errno::EISDIR } else { Errno::EINVAL }).into());
+        };
         let length = length.min(attr.size.saturating_sub(offset));
         let mut parts = Vec::with_capacity(4);
         for (chunk, from, to) in by_chunk(self.chunk_size, offset, length) {
@@ -163,11 +166,11 @@ impl Shared {
             }
             let pieces = match collected {
                 Ok(pieces) => pieces,
-                Err(Errno::ENOENT) => {
+                Err(error) if error == Errno::ENOENT => {
                     gone += 1;
                     if gone > GONE_ATTEMPTS {
                         tracing::error!(%ino, offset, "blobs of a file are gone although its extents name them");
-                        return Err(Errno::EIO);
+                        return Err(Errno::EIO.into());
                     }
                     if let Some(file) = node.lock().file_mut() {
                         file.extents_mut().clear();
@@ -192,7 +195,7 @@ impl Shared {
             add(&self.counters.bytes_read, pieces.iter().map(|piece| piece.len() as u64).sum());
             return Ok(pieces);
         }
-        Err(Errno::EIO)
+        Err(Errno::EIO.into())
     }
 
     /// Blocks of a plan that are not here.
@@ -257,7 +260,7 @@ impl Shared {
             let state = node.lock();
             state.file().map(|file| (file.extents().epoch(), self.usable(&state, LeaseMode::Shared)))
         }) else {
-            return Err(Errno::EINVAL);
+            return Err(Errno::EINVAL.into());
         };
         if !covered {
             // The caller begins again, with the lease.
@@ -318,7 +321,7 @@ impl Shared {
                 Plan::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
             }
         }
-        Err(Errno::EIO)
+        Err(Errno::EIO.into())
     }
 
     /// Fetches what will be read soon, unless the file's lease is gone meanwhile.

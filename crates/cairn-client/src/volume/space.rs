@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use cairn_types::{Errno, FsResult};
+use cairn_types::Errno;
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::unfitting;
 use crate::api::VolumeUsage;
+use crate::error::FsResult;
 use crate::node::NodeState;
 use crate::room::{Amount, GENEROUS, GENEROUS_NODES};
 
@@ -38,7 +39,7 @@ impl Shared {
         let reserve = || self.session.reserve(missing, missing.saturating_add(generous), 0, 0);
         let (bytes, nodes) = match reserve().await {
             // Files that were removed here may still take room at the server.
-            Err(Errno::EDQUOT) if self.journal.len() > 0 => {
+            Err(error) if error == Errno::EDQUOT && self.journal.len() > 0 => {
                 self.flush_journal().await?;
                 reserve().await?
             }
@@ -53,7 +54,7 @@ impl Shared {
         while !self.room.draw_node() {
             match self.session.reserve(0, 0, 1, GENEROUS_NODES).await {
                 Ok((bytes, nodes)) => self.room.add(Amount { bytes, nodes }),
-                Err(Errno::EDQUOT) => return Ok(false),
+                Err(error) if error == Errno::EDQUOT => return Ok(false),
                 Err(errno) => return Err(errno),
             }
         }

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use cairn_types::{FileKind, FsResult, Ino, LeaseMode, Name};
+use cairn_types::{FileKind, Ino, LeaseMode, Name};
 
 use super::Shared;
 use super::directory::{Listing, collect_page};
+use crate::error::FsResult;
 use crate::node::{Node, Place};
 
 /// Directories with more entries are not listed ahead.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, FsResult, Ino, LeaseMode};
+use cairn_types::{Errno, Ino, LeaseMode};
 
 use super::{Shared, WARM_ATTRIBUTE};
 use crate::cache::disk::DiskCache;
 use crate::cache::fetch::Want;
+use crate::error::FsResult;
 use crate::stats::add;
 
 /// Blocks that are fetched together: few enough to wait in the disk cache's queue.
@@ -59,7 +60,7 @@ impl Shared {
     async fn warm_run(self: &Arc<Self>, run: &[Want]) -> FsResult<()> {
         let bytes = run.iter().map(|want| (want.to - want.from) as usize).sum();
         if !self.with_disk(move |disk| disk.wait_for_room(bytes, DISK_LIMIT)).await {
-            return Err(Errno::ETIMEDOUT);
+            return Err(Errno::ETIMEDOUT.into());
         }
         let Some(disk) = self.blocks.disk() else { return Ok(()) };
         let mut absent = Vec::new();

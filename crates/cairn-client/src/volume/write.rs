@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_types::{Attr, AttrChange, AttrFlags, Errno, FsResult, Ino, LeaseMode, MetaOp, Timestamp};
+use cairn_types::{Attr, AttrChange, AttrFlags, Errno, Ino, LeaseMode, MetaOp, Timestamp};
 
 use super::Shared;
 use crate::api::{Handle, WriteFlags};
+use crate::error::FsResult;
 use crate::node::transfers::Transfer;
 use crate::node::{Life, Node};
 use crate::overlay::Freeze;
@@ -122,7 +123,7 @@ impl Shared {
         let mut guard = node.lock();
         let state = &mut *guard;
         if state.life() == Life::Gone {
-            return Err(Errno::ESTALE);
+            return Err(Errno::ESTALE.into());
         }
         if transfer.is_some() && state.transfers().are_held() {
             return Ok(Lacking::Recall);
@@ -137,9 +138,9 @@ impl Shared {
         let offset = if flags.append { attr.size } else { offset };
         let length = data.len() as u64;
         if offset.checked_add(length).is_none_or(|end| end > self.file_size_max()) {
-            return Err(Errno::EFBIG);
+            return Err(Errno::EFBIG.into());
         }
-        let Some(file) = state.file() else { return Err(Errno::EINVAL) };
+        let Some(file) = state.file() else { return Err(Errno::EINVAL.into()) };
         let mut grown = Vec::with_capacity(2);
         for (chunk, from, to) in by_chunk(self.chunk_size, offset, length) {
             let mut growth = 0;
@@ -153,7 +154,7 @@ impl Shared {
         }
         let growth = grown.iter().map(|(_, _, _, growth)| growth).sum();
         let needed = self.room_needed(state, growth);
-        let Some(file) = state.file_mut() else { return Err(Errno::EINVAL) };
+        let Some(file) = state.file_mut() else { return Err(Errno::EINVAL.into()) };
         if needed > file.reserved() {
             let more = needed - file.reserved();
             if let Err(missing) = self.room.draw(more) {

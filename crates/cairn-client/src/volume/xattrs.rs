@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_types::acl;
 use cairn_types::limits::{XATTR_NAME_MAX, XATTR_VALUE_MAX};
-use cairn_types::{AttrFlags, Errno, FileKind, FsResult, Ino, LeaseMode, MetaOp, Timestamp, XattrMode};
+use cairn_types::{AttrFlags, Errno, FileKind, Ino, LeaseMode, MetaOp, Timestamp, XattrMode};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::{stale, unfitting};
+use crate::error::FsResult;
 use crate::node::Node;
 use crate::stats::add;
 
@@ -50,7 +51,7 @@ impl Shared {
         let node = self.table.get_or_insert(ino);
         if self.known_flags(&node).is_some_and(|flags| !flags.contains(flag_of(&name))) {
             add(&self.counters.answered_locally, 1);
-            return Err(Errno::ENODATA);
+            return Err(Errno::ENODATA.into());
         }
         let reply = self.query(Query::GetXattr { ino, name }, &[&node]).await.map_err(stale)?;
         self.absorb(&reply.grants, &[]);
@@ -85,10 +86,10 @@ impl Shared {
     ) -> FsResult<()> {
         self.writable()?;
         if name.is_empty() || name.len() > XATTR_NAME_MAX {
-            return Err(Errno::ERANGE);
+            return Err(Errno::ERANGE.into());
         }
         if value.len() > XATTR_VALUE_MAX {
-            return Err(Errno::E2BIG);
+            return Err(Errno::E2BIG.into());
         }
         let node = self.table.get_or_insert(ino);
         if self.set_acl_here(&node, &name, &value, mode, clear_set_gid).await? {

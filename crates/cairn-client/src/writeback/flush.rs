@@ -10,11 +10,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cairn_types::{AttrChange, Errno, FsResult, LeaseMode, MetaOp, OpReply, Timestamp, WrittenExtent};
+use cairn_types::{AttrChange, Errno, LeaseMode, MetaOp, OpReply, Timestamp, WrittenExtent};
 
 use super::FLUSH_SOON;
 use super::recovery::Lost;
 use super::upload::{Part, Round, bytes_of};
+use crate::error::{Error, FsResult};
 use crate::node::{FileState, Life, Node, NodeState};
 use crate::overlay::{Freeze, FrozenChunk};
 use crate::stats::add;
@@ -131,7 +132,7 @@ impl Shared {
                     self.journal.hurry();
                     tokio::select! {
                         () = changed => {}
-                        () = self.session.gave_up() => return Err(Errno::EIO),
+                        () = self.session.gave_up() => return Err(Errno::EIO.into()),
                     }
                 }
                 continue;
@@ -143,11 +144,11 @@ impl Shared {
             let flushed = tokio::select! {
                 biased;
                 flushed = flush => flushed,
-                () = self.session.gave_up() => return Err(Errno::EIO),
+                () = self.session.gave_up() => return Err(Errno::EIO.into()),
             };
             match flushed {
                 Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>()?,
-                Err(_) => return Err(Errno::EIO),
+                Err(_) => return Err(Errno::EIO.into()),
             }
             if complete {
                 return Ok(());
@@ -166,11 +167,11 @@ impl Shared {
         let flushed = tokio::select! {
             biased;
             flushed = flush => flushed,
-            () = self.session.gave_up() => return Err(Errno::EIO),
+            () = self.session.gave_up() => return Err(Errno::EIO.into()),
         };
         let mut outcome = match flushed {
             Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>(),
-            Err(_) => Err(Errno::EIO),
+            Err(_) => Err(Errno::EIO.into()),
         };
         // Files that somebody else was flushing.
         for node in dirty {
@@ -213,17 +214,17 @@ impl Shared {
             for part in &mut parts {
                 if members.get(part.claim).is_some_and(|member| member.failed) {
                     // The content is gone, or is sent again later together with what comes before it.
-                    part.outcome = Err(Errno::EIO);
+                    part.outcome = Err(Errno::EIO.into());
                 }
             }
             self.journal_round(&mut parts).await;
             for part in parts {
                 let Some(member) = members.get_mut(part.claim) else { continue };
                 member.under_way -= 1;
-                if let Err(errno) = part.outcome
+                if let Err(error) = part.outcome
                     && !std::mem::replace(&mut member.failed, true)
                 {
-                    member.outcome = self.flush_failed(&part.node, errno);
+                    member.outcome = self.flush_failed(&part.node, error);
                 }
             }
         }
@@ -306,7 +307,7 @@ impl Shared {
                 part.extents.chunks(OP_EXTENTS).map(write).collect()
             }
             _ => {
-                part.outcome = Err(Errno::ESTALE);
+                part.outcome = Err(Errno::ESTALE.into());
                 Vec::new()
             }
         }
@@ -342,8 +343,8 @@ impl Shared {
     }
 
     /// Whether a flush that failed so is tried again.
-    pub(crate) fn is_passing(&self, node: &Node, errno: Errno) -> bool {
-        match errno {
+    pub(crate) fn is_passing(&self, node: &Node, error: &Error) -> bool {
+        match error.errno() {
             Errno::ETIMEDOUT | Errno::EAGAIN | Errno::EINTR | Errno::ENOTCONN | Errno::ESHUTDOWN => true,
             Errno::EIO => {
                 let status = self.session.status();
@@ -357,19 +358,19 @@ impl Shared {
         }
     }
 
-    pub(crate) fn flush_failed(self: &Arc<Self>, node: &Arc<Node>, errno: Errno) -> FsResult<()> {
+    pub(crate) fn flush_failed(self: &Arc<Self>, node: &Arc<Node>, error: Error) -> FsResult<()> {
         add(&self.counters.flush_failures, 1);
-        if self.is_passing(node, errno) {
+        if self.is_passing(node, &error) {
             self.retry_later(node);
-            return Err(errno);
+            return Err(error);
         }
         let lost = self.take_lost(node);
         if let Some(lost) = lost {
-            tracing::error!(ino = %node.ino, ?errno, "buffered data could not be written to the volume");
-            let errno = lost_write_errno(errno);
+            tracing::error!(ino = %node.ino, ?error, "buffered data could not be written to the volume");
+            let errno = lost_write_errno(error.errno());
             node.lock().fail_writes(errno);
             self.save_in_background(vec![lost]);
-            return Err(errno);
+            return Err(errno.into());
         }
         Ok(())
     }

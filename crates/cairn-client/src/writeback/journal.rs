@@ -19,12 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Errno, FsResult, Ino, LeaseMode, MetaOp, Name, OpReply};
+use cairn_types::{Errno, Ino, LeaseMode, MetaOp, Name, OpReply};
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::flush::{Claim, claim_locked};
+use crate::error::{Error, FsResult};
 use crate::node::{Life, Node, NodeState};
 use crate::overlay::Freeze;
 use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX, journal_weight};
@@ -190,13 +191,12 @@ impl Shared {
         if entry.makes_node {
             self.room.settle_node(true);
         }
-        if let Ok(reply) = &outcome {
-            // Content is taken over by whoever sent it.
-            if !entry.nodes.is_empty() {
-                self.absorb(&[], &reply.attrs);
+        // Content is taken over by whoever sent it.
+        if !entry.nodes.is_empty() {
+            match &outcome {
+                Ok(reply) => self.absorb(&[], &reply.attrs),
+                Err(error) => self.forget_refused(&entry, error),
             }
-        } else if !entry.nodes.is_empty() {
-            self.forget_refused(&entry, outcome.as_ref().err().copied().unwrap_or(Errno::EIO));
         }
         let names = entry.op.as_ref().map_or([None, None], names_in);
         for node in &entry.nodes {
@@ -220,7 +220,7 @@ impl Shared {
     }
 
     /// What was made here ahead of the server did not happen there.
-    fn forget_refused(self: &Arc<Self>, entry: &Entry, errno: Errno) {
+    fn forget_refused(self: &Arc<Self>, entry: &Entry, error: &Error) {
         add(&self.counters.journal_refused, 1);
         let Some(op) = &entry.op else { return };
         let what = match op {
@@ -231,8 +231,8 @@ impl Shared {
             | MetaOp::Link { name, .. } => name.to_string(),
             op => format!("{op:?}").chars().take(40).collect(),
         };
-        if errno != Errno::ESHUTDOWN {
-            tracing::error!(name = what, ?errno, "a buffered change could not be made at the server and is lost");
+        if *error != Errno::ESHUTDOWN {
+            tracing::error!(name = what, ?error, "a buffered change could not be made at the server and is lost");
         }
         let made = if let MetaOp::Create { ino, .. } = op { Some(*ino) } else { None };
         for node in &entry.nodes {
@@ -284,8 +284,8 @@ impl Shared {
             }
             tokio::select! {
                 () = progress => {}
-                () = &mut gave_up => return Err(Errno::EIO),
-                () = &mut limit => return Err(Errno::ETIMEDOUT),
+                () = &mut gave_up => return Err(Errno::EIO.into()),
+                () = &mut limit => return Err(Errno::ETIMEDOUT.into()),
             }
         }
     }
@@ -327,9 +327,9 @@ impl Shared {
         let limit = self.sleep(self.session.answer_limit());
         Some(tokio::select! {
             biased;
-            outcome = outcome => outcome.unwrap_or(Err(Errno::EIO)),
-            () = self.session.gave_up() => Err(Errno::EIO),
-            () = limit => Err(Errno::ETIMEDOUT),
+            outcome = outcome => outcome.unwrap_or(Err(Errno::EIO.into())),
+            () = self.session.gave_up() => Err(Errno::EIO.into()),
+            () = limit => Err(Errno::ETIMEDOUT.into()),
         })
     }
 
@@ -352,7 +352,7 @@ impl Shared {
         }
         let mut results = Vec::with_capacity(replies.len());
         for reply in replies {
-            results.push(reply.await.unwrap_or(Err(Errno::ESHUTDOWN)));
+            results.push(reply.await.unwrap_or(Err(Errno::ESHUTDOWN.into())));
         }
         results
     }
@@ -369,7 +369,7 @@ impl Shared {
             if let Some(claim) = entry.content.take() {
                 self.release_claim(&mut Some(claim));
             }
-            self.entry_answered(entry, Err(Errno::ESTALE));
+            self.entry_answered(entry, Err(Errno::ESTALE.into()));
         }
         self.journal.note_answered(count);
     }

@@ -18,10 +18,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cairn_runtime::MemoryShare;
-use cairn_types::{Errno, FsResult, Ino};
+use cairn_types::{Errno, Ino};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::error::FsResult;
 use crate::node::{FileState, Node};
 use crate::overlay::Freeze;
 use crate::volume::Shared;
@@ -252,7 +253,7 @@ impl Shared {
             self.writeback.wake.notify_one();
             tokio::select! {
                 () = space => {}
-                () = &mut limit => return Err(Errno::EIO),
+                () = &mut limit => return Err(Errno::EIO.into()),
             }
         }
     }
