@@ -37,10 +37,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    BlobId, ByteRange, Errno, FileLock, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, NewNode, OpReply,
+    BlobId, ByteRange, Errno, FileLock, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, OpReply,
 };
 use cairn_wire::admin::VolumeInfo;
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::ClientInfo;
 use cairn_wire::message::{Answer, Applied, BlobHeader, BlobPart, BlobRange, Grant, LeaseReturn};
 use cairn_wire::{Query, QueryReply, Request};
 use parking_lot::Mutex;
@@ -66,7 +66,7 @@ pub use together::{Durable, JournalAnswer, JournalMessage};
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most changes in one journal message.
 pub const JOURNAL_OPS_MAX: usize = 2048;
-/// Largest estimate of one journal message's size ([`journal_weight`]), in bytes; the codec's limit is four times this.
+/// Largest estimate of one journal message's size ([`cairn_types::MetaOp::message_bytes`]), in bytes; the codec's limit is four times this.
 pub const JOURNAL_WEIGHT_MAX: usize = 1024 * 1024;
 
 /// What this client holds, for reclaiming it after a restart of the server.
@@ -104,7 +104,7 @@ pub struct SessionOptions {
     pub connect: ConnectOptions,
     /// Name or id of the volume.
     pub volume: String,
-    pub info: MountInfo,
+    pub info: ClientInfo,
     /// For how long requests wait for a server that cannot be reached; after that they fail with `EIO` until it is back.
     pub give_up_after: Duration,
     /// Read blobs from the server's pack files where it is on this host and hands over their descriptors.
@@ -113,7 +113,7 @@ pub struct SessionOptions {
 
 impl SessionOptions {
     /// With a patience of sixty seconds, and short circuit where it is possible.
-    pub fn new(connect: ConnectOptions, volume: impl Into<String>, info: MountInfo) -> Self {
+    pub fn new(connect: ConnectOptions, volume: impl Into<String>, info: ClientInfo) -> Self {
         let volume = volume.into();
         SessionOptions { connect, volume, info, give_up_after: Duration::from_secs(60), short_circuit: true }
     }
@@ -203,17 +203,6 @@ impl Inner {
 fn unfitting<T>(answer: &Answer) -> FsResult<T> {
     tracing::error!(?answer, "the server's answer does not fit the request");
     Err(Errno::EIO.into())
-}
-
-/// About how many bytes a change and the answer to it take in their messages.
-pub fn journal_weight(op: &MetaOp) -> usize {
-    match op {
-        MetaOp::Write { extents, .. } => 256 + 40 * extents.len(),
-        MetaOp::SetXattr { value, .. } => 512 + value.len(),
-        MetaOp::Create { name, node: NewNode::Symlink(target), .. } => 512 + name.as_bytes().len() + target.len(),
-        MetaOp::Create { name, .. } | MetaOp::Link { name, .. } => 512 + name.as_bytes().len(),
-        _ => 1024,
-    }
 }
 
 impl Session {

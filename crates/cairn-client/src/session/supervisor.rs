@@ -114,7 +114,7 @@ async fn connect_unless_busy(options: &SessionOptions) -> Result<(Connection, Mo
     let started = Instant::now();
     let mut pause = PAUSE_FIRST;
     loop {
-        let purpose = Purpose::Mount { volume: options.volume.clone(), info: options.info.clone(), resume: None };
+        let purpose = Purpose::Session { volume: options.volume.clone(), info: options.info.clone(), resume: None };
         let sent = Moment::now();
         match connect(&options.connect, purpose).await {
             Err(OpenError::Refused(Refusal { kind: RefusalKind::Busy, .. }))
@@ -205,7 +205,7 @@ impl Inner {
             *pause = grown(*pause);
             let resume = self.state.lock().resume;
             let volume = self.volume.id.to_string();
-            let purpose = Purpose::Mount { volume, info: self.options.info.clone(), resume };
+            let purpose = Purpose::Session { volume, info: self.options.info.clone(), resume };
             let sent = Moment::now();
             match connect(&self.options.connect, purpose).await {
                 Ok(connection) => match self.admit(connection, sent).await {

@@ -199,7 +199,7 @@ impl Volume {
     ) -> Result<Volume, OpenVolumeError> {
         let cache = options.memory.take(MemoryUse::ContentCache, options.cache_bytes);
         let buffer = options.memory.take(MemoryUse::WriteBuffer, options.dirty_bytes);
-        let owner = format!("the mount at {} (pid {})", session.info.directory, session.info.pid);
+        let owner = format!("{} (pid {})", session.info.kind, session.info.pid);
         let made: OnceLock<Arc<Shared>> = OnceLock::new();
         Session::open(session, |session| {
             let shared = Arc::new(Shared {

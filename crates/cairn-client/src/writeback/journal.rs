@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Errno, Ino, LeaseMode, MetaOp, Name, OpReply};
+use cairn_types::{Errno, LeaseMode, MetaOp, OpReply};
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -28,7 +28,7 @@ use super::flush::{Claim, claim_locked};
 use crate::error::{Error, FsResult};
 use crate::node::{Life, Node, NodeState};
 use crate::overlay::Freeze;
-use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX, journal_weight};
+use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX};
 use crate::stats::add;
 use crate::volume::Shared;
 
@@ -56,7 +56,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn weight(&self) -> usize {
-        self.op.as_ref().map_or(0, journal_weight)
+        self.op.as_ref().map_or(0, MetaOp::message_bytes)
     }
 }
 
@@ -151,20 +151,6 @@ impl Journal {
     }
 }
 
-/// Names that a change concerns, and their directories.
-fn names_in(op: &MetaOp) -> [Option<(Ino, &Name)>; 2] {
-    match op {
-        MetaOp::Create { parent, name, .. }
-        | MetaOp::Link { parent, name, .. }
-        | MetaOp::Unlink { parent, name, .. }
-        | MetaOp::Rmdir { parent, name, .. } => [Some((*parent, name)), None],
-        MetaOp::Rename { parent, name, new_parent, new_name, .. } => {
-            [Some((*parent, name)), Some((*new_parent, new_name))]
-        }
-        _ => [None, None],
-    }
-}
-
 impl Shared {
     /// Task: sends entries for as long as the mount lives.
     pub(crate) async fn run_journal(self: Arc<Self>) {
@@ -198,7 +184,7 @@ impl Shared {
                 Err(error) => self.forget_refused(&entry, error),
             }
         }
-        let names = entry.op.as_ref().map_or([None, None], names_in);
+        let names = entry.op.as_ref().map_or([None, None], MetaOp::names);
         for node in &entry.nodes {
             let mut state = node.lock();
             state.end_change(self.chunk_size);
@@ -223,18 +209,14 @@ impl Shared {
     fn forget_refused(self: &Arc<Self>, entry: &Entry, error: &Error) {
         add(&self.counters.journal_refused, 1);
         let Some(op) = &entry.op else { return };
-        let what = match op {
-            MetaOp::Create { name, .. }
-            | MetaOp::Unlink { name, .. }
-            | MetaOp::Rmdir { name, .. }
-            | MetaOp::Rename { name, .. }
-            | MetaOp::Link { name, .. } => name.to_string(),
-            op => format!("{op:?}").chars().take(40).collect(),
+        let what = match op.names() {
+            [Some((_, name)), _] => name.to_string(),
+            _ => format!("{op:?}").chars().take(40).collect(),
         };
         if *error != Errno::ESHUTDOWN {
             tracing::error!(name = what, ?error, "a buffered change could not be made at the server and is lost");
         }
-        let made = if let MetaOp::Create { ino, .. } = op { Some(*ino) } else { None };
+        let made = op.made_node();
         for node in &entry.nodes {
             let lost = if made == Some(node.ino) { self.take_lost(node) } else { None };
             node.lock().undo_change(made == Some(node.ino));
@@ -387,6 +369,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use cairn_types::Ino;
+
     use super::*;
 
     fn entry(number: u64) -> Entry {
