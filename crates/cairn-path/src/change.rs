@@ -152,9 +152,6 @@ impl<F: FileSystem> View<F> {
         let target = self.resolve(without_slash(to, true), Follow::No).await?;
         let ends_in_slash = [from, to].iter().any(|path| path.as_os_str().as_encoded_bytes().ends_with(b"/"));
         let (directory, name, node) = self.removable(source).await?;
-        if ends_in_slash && !node.attr().is_dir() {
-            return Err(Errno::ENOTDIR.into());
-        }
         let (new_directory, new_name, replaced) = match (target.node.is_some(), mode) {
             (true, RenameMode::NoReplace) => return Err(Errno::EEXIST.into()),
             (false, RenameMode::Exchange) => return Err(Errno::ENOENT.into()),
@@ -167,6 +164,9 @@ impl<F: FileSystem> View<F> {
                 (target.directory, target.name.ok_or(Errno::EBUSY)?, None)
             }
         };
+        if ends_in_slash && !node.attr().is_dir() {
+            return Err(Errno::ENOTDIR.into());
+        }
         if directory.ino() != new_directory.ino() {
             // `..` of what moves is changed.
             let also_moves = replaced.as_ref().filter(|_| mode == RenameMode::Exchange);
