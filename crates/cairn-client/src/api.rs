@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    AllocateMode, Attr, AttrChange, FileKind, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
+    AllocateMode, Attr, AttrChange, FileKind, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
 };
+
+use crate::error::FsResult;
 
 /// Who asks, as the kernel says. Permission checks on modes and ACLs are the kernel's (`default_permissions`).
 #[derive(Clone, Copy, Debug, Default)]

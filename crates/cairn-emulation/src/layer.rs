@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cairn_client::FsResult;
 use cairn_client::api::{
     AttrReply, Caller, CopyTarget, DirEntry, Entry, FileSystem, Handle, Lookup, Opened, SeekTarget, VolumeUsage,
     WriteFlags,
@@ -14,8 +15,8 @@ use cairn_types::profile::{
     FIXED_DIRECTORY_MODE, FIXED_FILE_MODE, MOOSEFS_ATTRIBUTE_TIME, POOL_BYTES, POOL_BYTES_FREE,
 };
 use cairn_types::{
-    AllocateMode, Attr, AttrChange, Errno, FileKind, FileLock, FsResult, Ino, LockOwner, Name, NewNode, Profile,
-    RenameMode, XattrMode,
+    AllocateMode, Attr, AttrChange, Errno, FileKind, FileLock, Ino, LockOwner, Name, NewNode, Profile, RenameMode,
+    XattrMode,
 };
 use parking_lot::Mutex;
 
@@ -132,7 +133,7 @@ impl<F: FileSystem> FileSystem for Emulated<F> {
         let Shared { profile, pace, .. } = &*self.shared;
         if profile.refuse_chown && (change.uid.is_some() || change.gid.is_some()) {
             pace.count_quirk();
-            return pace.metadata(async { Err(Errno::EPERM) }).await;
+            return pace.metadata(async { Err(Errno::EPERM.into()) }).await;
         }
         if profile.fixed_modes && change.mode.take().is_some() {
             pace.count_quirk();

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use cairn_meta::{Applied as MetaApplied, ApplyContext};
-use cairn_types::{Errno, FsResult, Ino, MetaOp, OpReply, SessionId, Source};
+use cairn_types::{Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
 use cairn_wire::message::{Answer, Applied, Failure, Grant};
 
 use crate::committer::Round;
@@ -185,9 +185,9 @@ impl Inner {
         grants: &mut Vec<Grant>,
     ) -> FsResult<(OpReply, u64)> {
         let touched = round.batch.touched(op)?;
-        let subject = subject(op);
+        let changed = op.changed_node();
         let held = self.leases.with(|table| {
-            let held = touched.iter().chain(&subject).all(|ino| table.holds_exclusive(session, *ino));
+            let held = touched.iter().chain(&changed).all(|ino| table.holds_exclusive(session, *ino));
             if held {
                 table.pin(&touched);
             }
@@ -226,7 +226,7 @@ impl Inner {
 
     fn apply(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, purse: Purse) -> FsResult<MetaApplied> {
         // What was buffered or sent again finds its bytes stored already, and was promised; it needs few for metadata.
-        if round.disk_full && matches!(purse, Purse::Free) && grows(op) {
+        if round.disk_full && matches!(purse, Purse::Free) && op.grows() {
             return Err(Errno::ENOSPC);
         }
         let fill = round.fill();
@@ -247,7 +247,7 @@ impl Inner {
         match &outcome {
             Ok(applied) => {
                 self.counters.changes_applied.add(1);
-                if matches!(op, MetaOp::Unlink { .. } | MetaOp::Rename { .. } | MetaOp::ReleaseOrphan { .. }) {
+                if op.may_end_a_file() {
                     self.deleted.store(true, std::sync::atomic::Ordering::Release);
                 }
                 if matches!(purse, Purse::Reservation) {
@@ -257,12 +257,7 @@ impl Inner {
                     };
                     round.ledger.quota.draw(session, added);
                 }
-                if let MetaOp::Write { extents, .. } = op {
-                    self.blobs.reference(extents.iter().filter_map(|written| match written.extent.source {
-                        Source::Blob { blob, .. } => Some(blob),
-                        Source::Zeros => None,
-                    }));
-                }
+                self.blobs.reference(op.blobs());
             }
             Err(_) => self.counters.changes_refused.add(1),
         }
@@ -326,30 +321,5 @@ fn keep_last_of_directories(applied: &mut [Applied]) {
     let mut told = HashSet::new();
     for reply in applied.iter_mut().rev().filter_map(|applied| applied.result.as_mut().ok()) {
         reply.attrs.retain(|attr| !attr.is_dir() || told.insert(attr.ino));
-    }
-}
-
-/// The node whose lease a buffered change needs even if it does not exist any more.
-fn subject(op: &MetaOp) -> Option<Ino> {
-    match op {
-        MetaOp::Write { ino, .. } | MetaOp::SetAttr { ino, .. } | MetaOp::Allocate { ino, .. } => Some(*ino),
-        _ => None,
-    }
-}
-
-/// Whether a change may need more of the server's disk. Whatever gives space back stays possible on a full one.
-fn grows(op: &MetaOp) -> bool {
-    match op {
-        MetaOp::Unlink { .. } | MetaOp::Rmdir { .. } | MetaOp::RemoveXattr { .. } | MetaOp::ReleaseOrphan { .. } => {
-            false
-        }
-        MetaOp::Allocate { mode, .. } => *mode != cairn_types::AllocateMode::Punch,
-        MetaOp::SetAttr { .. } | MetaOp::Rename { .. } => false,
-        MetaOp::Create { .. }
-        | MetaOp::CreateUnnamed { .. }
-        | MetaOp::Link { .. }
-        | MetaOp::SetXattr { .. }
-        | MetaOp::Write { .. }
-        | MetaOp::CopyRange { .. } => true,
     }
 }

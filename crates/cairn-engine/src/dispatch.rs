@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{Errno, SessionId};
-use cairn_wire::handshake::{MountInfo, Resume, SessionSecret, SessionWelcome};
+use cairn_wire::handshake::{ClientInfo, Resume, SessionSecret, SessionWelcome};
 use cairn_wire::message::{Answer, Failure};
 use cairn_wire::{Push, Refusal, RefusalKind, Request};
 
@@ -128,7 +128,7 @@ impl Inner {
 
     pub(crate) async fn attach(
         self: &Arc<Self>,
-        info: MountInfo,
+        info: ClientInfo,
         peer: String,
         resume: Option<Resume>,
         pushes: PushSender,
@@ -144,7 +144,7 @@ impl Inner {
 
     async fn begin(
         self: &Arc<Self>,
-        info: MountInfo,
+        info: ClientInfo,
         peer: String,
         pushes: PushSender,
     ) -> Result<(SessionWelcome, AttachmentId), Refusal> {
@@ -158,14 +158,14 @@ impl Inner {
         });
         let session = begun.await.map_err(|failure| refusal(RefusalKind::Busy, failure.message))?;
         self.counters.sessions_begun.add(1);
-        tracing::info!(volume = %self.id, session = %session.id, mount = session.name(), peer, "mounted");
+        tracing::info!(volume = %self.id, session = %session.id, client = session.name(), peer, "session begun");
         let attachment = self.sessions.attach(&session, info, peer, pushes);
         Ok((self.welcome(&session, secret, true, 0), attachment))
     }
 
     async fn resume(
         self: &Arc<Self>,
-        info: MountInfo,
+        info: ClientInfo,
         peer: String,
         resume: Resume,
         pushes: PushSender,
@@ -194,7 +194,7 @@ impl Inner {
             session.push(Push::Recall { ino, leave, stamp });
         }
         self.counters.sessions_resumed.add(1);
-        tracing::info!(volume = %self.id, session = %id, mount = session.name(), ?stage, "mount is back");
+        tracing::info!(volume = %self.id, session = %id, client = session.name(), ?stage, "session is back");
         Ok((self.welcome(&session, resume.secret, stage == Stage::Live, journal_applied), attachment))
     }
 

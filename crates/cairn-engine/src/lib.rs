@@ -56,7 +56,7 @@ use cairn_chunks::{BlobStore, ChunkError};
 use cairn_meta::{CommitOutcome, Reached, Snapshot, StoreError, VolumeStore};
 use cairn_types::{BlobPlace, Errno, PackId, Profile, SessionId, VolumeId};
 use cairn_wire::admin::{CheckOptions, CheckProgress, SessionStatus, VolumeInfo};
-use cairn_wire::handshake::{MountInfo, Resume, SessionSecret, SessionWelcome};
+use cairn_wire::handshake::{ClientInfo, Resume, SessionSecret, SessionWelcome};
 use cairn_wire::message::{Answer, Failure, Usage};
 use cairn_wire::{Refusal, Request, Response};
 use parking_lot::{Mutex, RwLock};
@@ -266,7 +266,7 @@ impl Volume {
     /// cut).
     pub async fn attach(
         &self,
-        info: MountInfo,
+        info: ClientInfo,
         peer: String,
         resume: Option<Resume>,
         pushes: PushSender,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cairn_types::SessionId;
 use cairn_wire::Push;
-use cairn_wire::handshake::{MountInfo, SessionSecret};
+use cairn_wire::handshake::{ClientInfo, SessionSecret};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -37,10 +37,8 @@ pub(crate) enum Stage {
 #[derive(Serialize, Deserialize)]
 struct Description {
     secret_hash: [u8; 32],
-    host: String,
-    pid: u32,
-    directory: String,
-    read_only: bool,
+    #[serde(flatten)]
+    info: ClientInfo,
     peer: String,
     /// See [`PeerProcess::started`].
     #[serde(default)]
@@ -50,7 +48,7 @@ struct Description {
 /// Whose session it is, as its last control connection told.
 #[derive(Debug)]
 struct About {
-    info: MountInfo,
+    info: ClientInfo,
     peer: String,
     process: Option<PeerProcess>,
 }
@@ -94,7 +92,7 @@ impl Session {
         blake3::Hash::from_bytes(self.secret_hash) == blake3::Hash::from_bytes(hash_secret(secret))
     }
 
-    pub(crate) fn info(&self) -> MountInfo {
+    pub(crate) fn info(&self) -> ClientInfo {
         self.about.lock().info.clone()
     }
 
@@ -102,10 +100,9 @@ impl Session {
         self.about.lock().peer.clone()
     }
 
-    /// The mount, as logs call it.
+    /// The client, as logs call it.
     pub(crate) fn name(&self) -> String {
-        let about = self.about.lock();
-        format!("{}:{}", about.info.host, about.info.directory)
+        self.about.lock().info.to_string()
     }
 
     /// The mount's process, if it is on this machine.
@@ -131,13 +128,10 @@ impl Session {
         self.attachment.lock().take();
     }
 
-    fn encode(secret_hash: [u8; 32], info: &MountInfo, peer: &str) -> Bytes {
+    fn encode(secret_hash: [u8; 32], info: &ClientInfo, peer: &str) -> Bytes {
         let description = Description {
             secret_hash,
-            host: info.host.clone(),
-            pid: info.pid,
-            directory: info.directory.clone(),
-            read_only: info.read_only,
+            info: info.clone(),
             peer: peer.to_owned(),
             process_started: PeerProcess::present(peer).and_then(|process| process.started()),
         };
@@ -161,12 +155,12 @@ impl Sessions {
     }
 
     /// What is stored of a new session.
-    pub(crate) fn describe(secret: &SessionSecret, info: &MountInfo, peer: &str) -> Bytes {
+    pub(crate) fn describe(secret: &SessionSecret, info: &ClientInfo, peer: &str) -> Bytes {
         Session::encode(hash_secret(secret), info, peer)
     }
 
     /// Enters a new session.
-    pub(crate) fn begin(&self, id: SessionId, secret: &SessionSecret, info: MountInfo, peer: String) -> Arc<Session> {
+    pub(crate) fn begin(&self, id: SessionId, secret: &SessionSecret, info: ClientInfo, peer: String) -> Arc<Session> {
         let process = PeerProcess::present(&peer);
         self.enter(id, hash_secret(secret), About { info, peer, process }, Stage::Live)
     }
@@ -175,12 +169,11 @@ impl Sessions {
     /// makes no sense.
     pub(crate) fn recall_from_record(&self, id: SessionId, stored: &[u8]) -> Option<Arc<Session>> {
         let stored: Description = serde_json::from_slice(stored).ok()?;
-        let Description { secret_hash, host, pid, directory, read_only, peer, process_started } = stored;
+        let Description { secret_hash, info, peer, process_started } = stored;
         let process = PeerProcess::noted(&peer, process_started);
         if process.is_some_and(|process| process.is_gone()) {
             return None;
         }
-        let info = MountInfo { host, pid, directory, read_only };
         Some(self.enter(id, secret_hash, About { info, peer, process }, Stage::Returning))
     }
 
@@ -218,7 +211,7 @@ impl Sessions {
     }
 
     /// Gives a session its control connection; an older one is cut. Answers the connection's number.
-    pub(crate) fn attach(&self, session: &Session, info: MountInfo, peer: String, pushes: PushSender) -> AttachmentId {
+    pub(crate) fn attach(&self, session: &Session, info: ClientInfo, peer: String, pushes: PushSender) -> AttachmentId {
         let id = AttachmentId(self.next_attachment.fetch_add(1, Ordering::Relaxed));
         let process = PeerProcess::present(&peer);
         *session.about.lock() = About { info, peer, process };
@@ -271,6 +264,8 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
+    use cairn_wire::handshake::ClientKind;
+
     use super::*;
     use crate::push::push_channel;
 
@@ -281,7 +276,12 @@ mod tests {
     #[test]
     fn a_description_comes_back_without_the_secret() {
         let sessions = Sessions::new(Duration::from_secs(1));
-        let info = MountInfo { host: "host".into(), pid: 7, directory: "/mnt".into(), read_only: true };
+        let info = ClientInfo {
+            host: "host".into(),
+            pid: 7,
+            kind: ClientKind::Mount { directory: "/mnt".into() },
+            read_only: true,
+        };
         let stored = Sessions::describe(&secret(5), &info, "peer");
         assert!(!stored.windows(16).any(|window| window == [5; 16]));
         let session = sessions.recall_from_record(SessionId(3), &stored).expect("readable");
@@ -290,14 +290,37 @@ mod tests {
         assert!(sessions.recall_from_record(SessionId(4), b"nonsense").is_none());
     }
 
+    /// Rows as they were written when every client was a mount.
+    #[test]
+    fn descriptions_of_older_programs_come_back() {
+        let sessions = Sessions::new(Duration::from_secs(1));
+        let row = |directory: &str| {
+            let secret_hash = format!("{:?}", hash_secret(&secret(5)));
+            format!(
+                "{{\"secret_hash\":{secret_hash},\"host\":\"box\",\"pid\":7,\"directory\":\"{directory}\",\
+                 \"read_only\":true,\"peer\":\"peer\",\"process_started\":null}}"
+            )
+        };
+        for (directory, kind) in
+            [("/mnt", ClientKind::Mount { directory: "/mnt".into() }), ("(export)", ClientKind::Export)]
+        {
+            let stored = row(directory).replace(' ', "");
+            let session = sessions.recall_from_record(SessionId(3), stored.as_bytes()).expect("readable");
+            let info = ClientInfo { host: "box".into(), pid: 7, kind, read_only: true };
+            assert!(session.knows(&secret(5)));
+            assert_eq!(Sessions::describe(&secret(5), &info, "peer"), stored, "written as ever");
+            assert_eq!(session.info(), info);
+        }
+    }
+
     #[test]
     fn a_newer_connection_cuts_the_older_and_outlives_its_end() {
         let sessions = Sessions::new(Duration::from_secs(1));
-        let session = sessions.begin(SessionId(1), &secret(1), MountInfo::default(), String::new());
+        let session = sessions.begin(SessionId(1), &secret(1), ClientInfo::default(), String::new());
         let (first, mut first_end) = push_channel();
         let (second, mut second_end) = push_channel();
-        let old = sessions.attach(&session, MountInfo::default(), String::new(), first);
-        sessions.attach(&session, MountInfo::default(), String::new(), second);
+        let old = sessions.attach(&session, ClientInfo::default(), String::new(), first);
+        sessions.attach(&session, ClientInfo::default(), String::new(), second);
         assert!(!sessions.detach(SessionId(1), old));
         session.push(Push::GiveBackRoom);
         assert_eq!(first_end.try_recv(), Err(tokio::sync::mpsc::error::TryRecvError::Disconnected));
@@ -307,9 +330,9 @@ mod tests {
     #[test]
     fn a_peer_that_takes_nothing_is_cut_off() {
         let sessions = Sessions::new(Duration::from_secs(1));
-        let session = sessions.begin(SessionId(1), &secret(1), MountInfo::default(), String::new());
+        let session = sessions.begin(SessionId(1), &secret(1), ClientInfo::default(), String::new());
         let (sender, _receiver) = push_channel();
-        sessions.attach(&session, MountInfo::default(), String::new(), sender);
+        sessions.attach(&session, ClientInfo::default(), String::new(), sender);
         for _ in 0..40_000 {
             session.push(Push::GiveBackRoom);
         }
@@ -319,7 +342,7 @@ mod tests {
     #[test]
     fn an_ended_session_stays_ended() {
         let sessions = Sessions::new(Duration::from_secs(1));
-        let session = sessions.begin(SessionId(1), &secret(1), MountInfo::default(), String::new());
+        let session = sessions.begin(SessionId(1), &secret(1), ClientInfo::default(), String::new());
         assert!(session.set_stage(Stage::Ended));
         assert!(!session.set_stage(Stage::Live));
         assert!(!session.is_live());

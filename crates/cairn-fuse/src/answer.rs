@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use cairn_client::FsResult;
 use cairn_runtime::spawn_inline;
-use cairn_types::{Errno, FsResult};
+use cairn_types::Errno;
 
 use crate::abi::{self, opcode_name};
 use crate::device::Device;
@@ -109,7 +110,7 @@ impl Answer {
     }
 
     pub(crate) fn send(mut self, outcome: FsResult<Reply>) {
-        self.write(&outcome.unwrap_or_else(Reply::Error));
+        self.write(&outcome.unwrap_or_else(|error| Reply::Error(error.errno())));
     }
 
     /// Runs `future` to its end, here if that takes one step, and sends what comes out.
@@ -128,7 +129,7 @@ impl Answer {
                     tokio::select! {
                         biased;
                         outcome = future => outcome,
-                        () = shared.interrupts.given_up(self.unique, self.pid, patience) => Err(Errno::EINTR),
+                        () = shared.interrupts.given_up(self.unique, self.pid, patience) => Err(Errno::EINTR.into()),
                     }
                 }
             };
@@ -177,7 +178,7 @@ impl<F: Future<Output = FsResult<Reply>>> Future for CatchPanic<F> {
             Ok(poll) => poll,
             Err(panic) => {
                 log_panic(opcode, panic.as_ref());
-                Poll::Ready(Err(Errno::EIO))
+                Poll::Ready(Err(Errno::EIO.into()))
             }
         }
     }

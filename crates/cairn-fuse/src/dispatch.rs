@@ -1,9 +1,10 @@
 //! From a decoded request to the call on the [`FileSystem`] and back to a reply. No policy, no I/O of its own.
 
 use bytes::Bytes;
+use cairn_client::FsResult;
 use cairn_client::api::{CopyTarget, FileSystem, Opened};
 use cairn_types::limits::XATTR_VALUE_MAX;
-use cairn_types::{AttrChange, Errno, FsResult, Ino, Timestamp};
+use cairn_types::{AttrChange, Errno, Ino, Timestamp};
 
 use crate::abi;
 use crate::answer::Answer;
@@ -138,7 +139,7 @@ pub(crate) fn dispatch<F: FileSystem>(
                 list.push(0);
             }
             if list.len() > XATTR_VALUE_MAX {
-                return Err(Errno::E2BIG);
+                return Err(Errno::E2BIG.into());
             }
             Ok(reply::xattr(list.into(), size))
         }),

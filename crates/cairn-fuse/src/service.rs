@@ -95,7 +95,7 @@ impl<F: FileSystem> Service<F> {
         match request.operation {
             Ok(operation) => dispatch(&self.file_system, answer, &request.header, operation, data),
             Err(_) if is_unanswerable(request.header.opcode) => answer.serve_silently(|| {}),
-            Err(errno) => answer.send(Err(errno)),
+            Err(errno) => answer.send(Err(errno.into())),
         }
     }
 }

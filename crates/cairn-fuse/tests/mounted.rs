@@ -529,7 +529,7 @@ fn options_are_passed_on_and_wrong_ones_refused() {
     assert_eq!(fs::read_to_string(read_ahead).unwrap().trim(), "4096");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let line = mounts.lines().find(|line| line.contains(mounted.root().to_str().unwrap())).unwrap();
-    assert!(line.contains(" ro,noexec,noatime,"), "{line}");
+    assert!(line.contains(" ro,nosuid,nodev,noexec,noatime,"), "{line}");
 
     let directory = tempfile::tempdir().unwrap();
     let mut options = MountOptions::new(directory.path(), "test");

@@ -152,7 +152,7 @@ async fn decide(
             let volume = find_session(shared, &access, session, secret)?;
             (WelcomeDetail::Packs, Role::Packs { volume, socket })
         }
-        Purpose::Mount { volume: wanted, info, resume } => {
+        Purpose::Session { volume: wanted, info, resume } => {
             let id = shared.catalogue.resolve(&wanted, |id| access.opens(id)).map_err(|error| match error {
                 CatalogueError::UnknownVolume(_) if !access.is_admin() => {
                     not_allowed(format!("there is no volume {wanted:?} that this key opens"))

@@ -33,8 +33,8 @@ pub use pump::{Copied, Progress, pump, verify};
 pub enum TransferError {
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Local { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("cannot {action} {path} in the volume: {errno}", path = shown(path).display())]
-    Volume { action: &'static str, path: PathBuf, errno: cairn_types::Errno },
+    #[error("cannot {action} {path} in the volume: {source}", path = shown(path).display())]
+    Volume { action: &'static str, path: PathBuf, source: cairn_client::Error },
     #[error("{path} is damaged or of an unknown kind: {reason}", path = path.display())]
     Archive { path: PathBuf, reason: String },
     #[error("{path}: an archive of this kind cannot hold {what}; use tar", path = shown(path).display())]

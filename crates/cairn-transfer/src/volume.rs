@@ -5,11 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use cairn_client::Volume;
 use cairn_client::api::{Caller, DirEntry, Entry, FileSystem, Handle, Lookup, SeekTarget, WriteFlags};
-use cairn_types::{
-    Attr, AttrChange, AttrFlags, Errno, FileKind, FsResult, Ino, LockOwner, Name, NewNode, Timestamp, XattrMode,
-};
+use cairn_client::{Error, FsResult, Volume};
+use cairn_types::{Attr, AttrChange, AttrFlags, Errno, FileKind, Ino, LockOwner, Name, NewNode, Timestamp, XattrMode};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
@@ -26,8 +24,8 @@ pub struct VolumeTree {
 }
 
 /// Adds to an error of the volume what was being done to which file.
-fn during<T>(outcome: FsResult<T>, action: &'static str, path: &Path) -> Result<T, TransferError> {
-    outcome.map_err(|errno| TransferError::Volume { action, path: path.to_owned(), errno })
+fn during<T>(outcome: Result<T, impl Into<Error>>, action: &'static str, path: &Path) -> Result<T, TransferError> {
+    outcome.map_err(|error| TransferError::Volume { action, path: path.to_owned(), source: error.into() })
 }
 
 fn name_of(path: &Path) -> Result<Name, TransferError> {
@@ -101,7 +99,7 @@ impl VolumeTree {
                 let value = volume.get_xattr(attr.ino, name.clone()).await?;
                 xattrs.push((name.to_vec(), value.to_vec()));
             }
-            Ok(xattrs)
+            FsResult::Ok(xattrs)
         };
         let some = [AttrFlags::HAS_XATTR, AttrFlags::HAS_ACL, AttrFlags::HAS_CAPABILITY];
         let xattrs = if some.iter().any(|flag| attr.flags.contains(*flag)) {
@@ -134,8 +132,8 @@ impl VolumeTree {
         let (send, pieces) = tokio::sync::mpsc::channel(AHEAD);
         let (volume, ino, size) = (self.volume.clone(), attr.ino, attr.size);
         self.runtime.spawn(async move {
-            if let Err(errno) = read_file(&volume, ino, size, &send).await {
-                let _ = send.send(Err(TransferError::Volume { action: "read", path, errno })).await;
+            if let Err(source) = read_file(&volume, ino, size, &send).await {
+                let _ = send.send(Err(TransferError::Volume { action: "read", path, source })).await;
             }
         });
         Box::new(Streamed { pieces })
@@ -151,7 +149,11 @@ struct Walk<'a> {
 impl Source for VolumeTree {
     fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), TransferError>) -> Result<(), TransferError> {
         let Some(attr) = self.root()? else {
-            return Err(TransferError::Volume { action: "find", path: self.root.clone(), errno: Errno::ENOENT });
+            return Err(TransferError::Volume {
+                action: "find",
+                path: self.root.clone(),
+                source: Errno::ENOENT.into(),
+            });
         };
         // A single file keeps its name.
         let path =
@@ -195,7 +197,7 @@ async fn take_attributes(
             None => match volume.getattr(ino).await {
                 Ok(reply) => reply.attr,
                 // Removed since it was listed.
-                Err(Errno::ENOENT | Errno::ESTALE) => continue,
+                Err(error) if error == Errno::ENOENT || error == Errno::ESTALE => continue,
                 Err(errno) => return Err(errno),
             },
         };
@@ -227,7 +229,7 @@ async fn read_pieces(
         if at >= data_end {
             at = match volume.seek(ino, at, SeekTarget::Data).await {
                 Ok(start) => start,
-                Err(Errno::ENXIO) => return Ok(()),
+                Err(error) if error == Errno::ENXIO => return Ok(()),
                 Err(errno) => return Err(errno),
             };
             data_end = volume.seek(ino, at, SeekTarget::Hole).await?;
@@ -307,15 +309,15 @@ impl VolumeSink {
         let made = tree.volume.make_node(Caller::default(), parent, name_of(path)?, NewNode::Directory, 0o755);
         match tree.runtime.block_on(made) {
             Ok(entry) => Ok(self.given_back(&entry)),
-            Err(Errno::EEXIST) => match tree.find(parent, path)? {
+            Err(error) if error == Errno::EEXIST => match tree.find(parent, path)? {
                 Some(attr) if attr.is_dir() => Ok(attr.ino),
                 _ => Err(TransferError::Volume {
                     action: "make the folder",
                     path: path.to_owned(),
-                    errno: Errno::ENOTDIR,
+                    source: Errno::ENOTDIR.into(),
                 }),
             },
-            Err(errno) => Err(TransferError::Volume { action: "make the folder", path: path.to_owned(), errno }),
+            Err(source) => Err(TransferError::Volume { action: "make the folder", path: path.to_owned(), source }),
         }
     }
 
@@ -379,7 +381,8 @@ impl VolumeSink {
             let set = volume.set_xattr(ino, name, value, XattrMode::CreateOrReplace, false);
             match tree.runtime.block_on(set) {
                 // Attributes of other file systems mean nothing here.
-                Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+                Ok(()) => {}
+                Err(error) if error == Errno::EOPNOTSUPP => {}
                 Err(errno) => return during(Err(errno), "set the attributes of", path),
             }
         }

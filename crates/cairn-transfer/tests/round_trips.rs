@@ -13,7 +13,7 @@ use cairn_transfer::archive::{Archive, ArchiveSink};
 use cairn_transfer::local::{LocalSink, LocalTree};
 use cairn_transfer::volume::{VolumeSink, VolumeTree};
 use cairn_transfer::{Format, Progress, Source, TransferError, pump, verify};
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::ClientInfo;
 use tokio::runtime::Runtime;
 
 const JOBS: usize = 4;
@@ -57,7 +57,7 @@ impl World {
     fn volume(&self) -> Volume {
         let socket = self.config.unix_socket.clone().expect("socket");
         let connect = ConnectOptions::new(ServerAddress::Unix(socket));
-        let session = SessionOptions::new(connect, "vol", MountInfo::default());
+        let session = SessionOptions::new(connect, "vol", ClientInfo::default());
         let options =
             VolumeOptions { recovery_dir: self.path("recovery"), ..VolumeOptions::new(MemoryBudget::of_process()) };
         self.runtime.block_on(Volume::open(session, options, self.runtime.handle().clone())).expect("opened")

@@ -3,7 +3,7 @@
 use cairn_types::{Allocation, SessionId, VolumeId};
 use serde::{Deserialize, Serialize};
 
-use crate::handshake::MountInfo;
+use crate::handshake::ClientInfo;
 use crate::message::Usage;
 
 /// A volume as it was made.
@@ -51,7 +51,7 @@ pub struct KeyInfo {
 pub struct SessionStatus {
     pub session: SessionId,
     pub volume: VolumeId,
-    pub info: MountInfo,
+    pub info: ClientInfo,
     pub peer: String,
     pub connected: bool,
     /// Milliseconds since it was last heard from.

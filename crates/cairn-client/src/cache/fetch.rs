@@ -9,13 +9,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use cairn_runtime::{MemoryShare, spawn_inline};
 use cairn_types::limits::CHECK_BLOCK;
-use cairn_types::{BlobId, Errno, FsResult};
+use cairn_types::{BlobId, Errno};
 use cairn_wire::message::{BlobPart, BlobRange};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::disk::{DiskCache, Found};
 use super::{BLOCK, BlockCache, BlockKey, Part};
+use crate::error::FsResult;
 use crate::session::Session;
 use crate::stats::{Counters, add};
 
@@ -86,7 +87,7 @@ impl Drop for Request {
     fn drop(&mut self) {
         let mut under_way = self.under_way.lock();
         for fetch in &self.fetches {
-            fetch.finish(Err(Errno::EIO));
+            fetch.finish(Err(Errno::EIO.into()));
             let key = fetch.want.key();
             if under_way.get(&key).is_some_and(|other| Arc::ptr_eq(other, fetch)) {
                 under_way.remove(&key);
@@ -214,8 +215,8 @@ impl Blocks {
                         add(&context.counters.bytes_fetched, bytes);
                         blocks.deliver(&request, &ranges, &parts);
                     }
-                    Err(errno) if ranges.len() == 1 => {
-                        request.fetches.iter().for_each(|fetch| fetch.finish(Err(errno)));
+                    Err(error) if ranges.len() == 1 => {
+                        request.fetches.iter().for_each(|fetch| fetch.finish(Err(error.clone())));
                     }
                     Err(_) => blocks.fetch_one_by_one(&context, &request, &ranges).await,
                 }
@@ -228,9 +229,9 @@ impl Blocks {
         for range in ranges {
             match context.session.read_blobs(vec![*range]).await {
                 Ok(parts) => self.deliver(request, std::slice::from_ref(range), &parts),
-                Err(errno) => {
+                Err(error) => {
                     let failed = request.fetches.iter().filter(|fetch| fetch.want.lies_in(range));
-                    failed.for_each(|fetch| fetch.finish(Err(errno)));
+                    failed.for_each(|fetch| fetch.finish(Err(error.clone())));
                 }
             }
         }
@@ -243,7 +244,7 @@ impl Blocks {
                 if !want.lies_in(range) {
                     continue;
                 }
-                let outcome = cut(want, part.offset, data).ok_or(Errno::EIO);
+                let outcome = cut(want, part.offset, data).ok_or(Errno::EIO.into());
                 if let Ok(part) = &outcome {
                     self.cache.insert(want.key(), part.clone());
                 }

@@ -8,13 +8,14 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cairn_types::limits::CHECK_BLOCK;
-use cairn_types::{Errno, FsResult, checksum};
+use cairn_types::{Errno, checksum};
 use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobRange};
 use cairn_wire::{BLOB_MAX, Request};
 
 pub(super) use self::packs::{Packs, state as short_circuit_state};
 pub(super) use self::pool::DataPool;
 use super::{Inner, unfitting};
+use crate::error::FsResult;
 
 mod packs;
 mod pool;
@@ -48,7 +49,7 @@ fn runs<T>(items: Vec<T>, size: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
 pub(super) async fn put_blobs(inner: &Arc<Inner>, headers: Vec<BlobHeader>, bytes: Vec<Bytes>) -> FsResult<()> {
     let fits = |(header, content): (&BlobHeader, &Bytes)| header.length as usize == content.len();
     if headers.len() != bytes.len() || !headers.iter().zip(&bytes).all(fits) {
-        return Err(Errno::EINVAL);
+        return Err(Errno::EINVAL.into());
     }
     let generation = inner.generation();
     let mut runs = runs(headers.into_iter().zip(bytes).collect(), |(header, _)| u64::from(header.length));
@@ -65,7 +66,7 @@ pub(super) async fn put_blobs(inner: &Arc<Inner>, headers: Vec<BlobHeader>, byte
         None => Ok(()),
     };
     for other in others {
-        let other = other.await.unwrap_or(Err(Errno::EIO));
+        let other = other.await.unwrap_or(Err(Errno::EIO.into()));
         outcome = outcome.and(other);
     }
     outcome
@@ -101,7 +102,7 @@ pub(super) async fn read_blobs(inner: &Arc<Inner>, ranges: Vec<BlobRange>) -> Fs
     };
     let mut parts = Vec::new();
     for other in others {
-        parts.extend(other.await.unwrap_or(Err(Errno::EIO))?);
+        parts.extend(other.await.unwrap_or(Err(Errno::EIO.into()))?);
     }
     parts.extend(last?);
     Ok(parts)
@@ -121,7 +122,7 @@ async fn read_run(inner: &Arc<Inner>, ranges: Vec<BlobRange>) -> FsResult<Vec<(B
     }
     let expected = ranges.iter().map(|range| widened(range).1).sum();
     let request = Request::ReadBlobs(ranges);
-    let Request::ReadBlobs(ranges) = &request else { return Err(Errno::EIO) };
+    let Request::ReadBlobs(ranges) = &request else { return Err(Errno::EIO.into()) };
     let mut asked_again = false;
     loop {
         let (parts, bulk) = match pool::transfer(inner, &request, &[], expected, None).await? {
@@ -144,7 +145,7 @@ async fn read_run(inner: &Arc<Inner>, ranges: Vec<BlobRange>) -> FsResult<Vec<(B
         if asked_again {
             tracing::error!(%volume, %blob, offset, "stored bytes are damaged; run `cairn fsck --data` on the volume");
             inner.run_errand(Request::ReportDamage { blob, offset });
-            return Err(Errno::EIO);
+            return Err(Errno::EIO.into());
         }
         tracing::warn!(%volume, %blob, offset, "received bytes are damaged; reading them again");
         asked_again = true;
@@ -166,7 +167,7 @@ fn take_apart(ranges: &[BlobRange], parts: Vec<BlobPart>, mut bulk: Bytes) -> Fs
         && parts.iter().zip(ranges).all(|(part, range)| covers(part, range));
     if !fits {
         tracing::error!("the server's answer does not cover the ranges that were asked for");
-        return Err(Errno::EIO);
+        return Err(Errno::EIO.into());
     }
     Ok(parts
         .into_iter()

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cairn_types::{FileLock, FsResult, LockKind};
+use cairn_types::{FileLock, LockKind};
 use cairn_wire::message::{Answer, Applied};
 use cairn_wire::{Frame, FrameError, FrameKind, Push, Request, Response};
 
 use super::Inner;
 use super::clock::Moment;
 use super::pending::{Pending, State};
+use crate::error::FsResult;
 
 /// Whether to go on reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Inner {
     fn hear_response(&self, correlation: u64, response: Response) {
         let outcome: FsResult<Answer> = response.map_err(|failure| {
             tracing::trace!(correlation, errno = ?failure.errno, message = failure.message, "request failed");
-            failure.errno
+            failure.into()
         });
         let pending = {
             let mut state = self.state.lock();

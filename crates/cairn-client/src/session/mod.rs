@@ -37,11 +37,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    BlobId, ByteRange, Errno, FileLock, FsResult, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, NewNode,
-    OpReply,
+    BlobId, ByteRange, Errno, FileLock, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, OpReply,
 };
 use cairn_wire::admin::VolumeInfo;
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::ClientInfo;
 use cairn_wire::message::{Answer, Applied, BlobHeader, BlobPart, BlobRange, Grant, LeaseReturn};
 use cairn_wire::{Query, QueryReply, Request};
 use parking_lot::Mutex;
@@ -53,6 +52,7 @@ pub use counters::SessionStatus;
 
 use self::data::{DataPool, Packs};
 use crate::address::ConnectOptions;
+use crate::error::{Error, FsResult};
 use breaker::Breaker;
 use clock::LeaseClock;
 use counters::Counters;
@@ -66,7 +66,7 @@ pub use together::{Durable, JournalAnswer, JournalMessage};
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most changes in one journal message.
 pub const JOURNAL_OPS_MAX: usize = 2048;
-/// Largest estimate of one journal message's size ([`journal_weight`]), in bytes; the codec's limit is four times this.
+/// Largest estimate of one journal message's size ([`cairn_types::MetaOp::message_bytes`]), in bytes; the codec's limit is four times this.
 pub const JOURNAL_WEIGHT_MAX: usize = 1024 * 1024;
 
 /// What this client holds, for reclaiming it after a restart of the server.
@@ -104,7 +104,7 @@ pub struct SessionOptions {
     pub connect: ConnectOptions,
     /// Name or id of the volume.
     pub volume: String,
-    pub info: MountInfo,
+    pub info: ClientInfo,
     /// For how long requests wait for a server that cannot be reached; after that they fail with `EIO` until it is back.
     pub give_up_after: Duration,
     /// Read blobs from the server's pack files where it is on this host and hands over their descriptors.
@@ -113,7 +113,7 @@ pub struct SessionOptions {
 
 impl SessionOptions {
     /// With a patience of sixty seconds, and short circuit where it is possible.
-    pub fn new(connect: ConnectOptions, volume: impl Into<String>, info: MountInfo) -> Self {
+    pub fn new(connect: ConnectOptions, volume: impl Into<String>, info: ClientInfo) -> Self {
         let volume = volume.into();
         SessionOptions { connect, volume, info, give_up_after: Duration::from_secs(60), short_circuit: true }
     }
@@ -202,18 +202,7 @@ impl Inner {
 /// The server's answer is not of the kind that the request has.
 fn unfitting<T>(answer: &Answer) -> FsResult<T> {
     tracing::error!(?answer, "the server's answer does not fit the request");
-    Err(Errno::EIO)
-}
-
-/// About how many bytes a change and the answer to it take in their messages.
-pub fn journal_weight(op: &MetaOp) -> usize {
-    match op {
-        MetaOp::Write { extents, .. } => 256 + 40 * extents.len(),
-        MetaOp::SetXattr { value, .. } => 512 + value.len(),
-        MetaOp::Create { name, node: NewNode::Symlink(target), .. } => 512 + name.as_bytes().len() + target.len(),
-        MetaOp::Create { name, .. } | MetaOp::Link { name, .. } => 512 + name.as_bytes().len(),
-        _ => 1024,
-    }
+    Err(Errno::EIO.into())
 }
 
 impl Session {
@@ -250,8 +239,8 @@ impl Session {
     pub async fn call(&self, op: MetaOp) -> FsResult<(OpReply, Vec<Grant>)> {
         match self.inner.request(Draft::Call(op)).await? {
             Answer::Applied { applied, grants } => match applied.into_iter().next() {
-                Some(Applied { result, .. }) => result.map(|reply| (reply, grants)),
-                None => Err(Errno::EIO),
+                Some(Applied { result, .. }) => Ok((result?, grants)),
+                None => Err(Errno::EIO.into()),
             },
             other => unfitting(&other),
         }
@@ -373,9 +362,9 @@ impl Session {
         let request = Request::SetLock { lock, wait };
         let ticket = match inner.register(&mut outgoing, Draft::Plain(request.clone())) {
             Ok(ticket) => ticket,
-            Err(errno) => {
-                self.unlock_later(errno, request, lock.kind == LockKind::Unlock);
-                return Err(errno);
+            Err(error) => {
+                self.unlock_later(&error, request, lock.kind == LockKind::Unlock);
+                return Err(error);
             }
         };
         let cancel = CancelLockOnDrop { inner, correlation: ticket.correlation, armed: wait };
@@ -395,16 +384,16 @@ impl Session {
         match self.inner.request(Draft::Plain(request.clone())).await {
             Ok(Answer::Done) => Ok(()),
             Ok(other) => unfitting(&other),
-            Err(errno) => {
-                self.unlock_later(errno, request, true);
-                Err(errno)
+            Err(error) => {
+                self.unlock_later(&error, request, true);
+                Err(error)
             }
         }
     }
 
     /// A lock is given back even if the server comes back only after its owner was told that it failed.
-    fn unlock_later(&self, errno: Errno, request: Request, unlocks: bool) {
-        if unlocks && errno == Errno::EIO && self.inner.state.lock().phase == Phase::GaveUp {
+    fn unlock_later(&self, error: &Error, request: Request, unlocks: bool) {
+        if unlocks && *error == Errno::EIO && self.inner.state.lock().phase == Phase::GaveUp {
             self.inner.run_errand(request);
         }
     }

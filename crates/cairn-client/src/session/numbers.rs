@@ -7,13 +7,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cairn_types::{BlobId, Errno, FsResult, Ino};
+use cairn_types::{BlobId, Errno, Ino};
 use cairn_wire::Request;
 use cairn_wire::message::Answer;
 use parking_lot::Mutex;
 
 use super::outgoing::Draft;
 use super::{Inner, unfitting};
+use crate::error::FsResult;
 
 /// Numbers asked for at once. Refilled in the background when fewer than half are left.
 const INOS: u32 = 4096;
@@ -118,7 +119,7 @@ async fn ask(inner: &Arc<Inner>, inos: u32, blobs: u32) -> FsResult<()> {
             let mut stocks = inner.numbers.stocks.lock();
             // Under the lock that clearing takes after counting a fencing: numbers of an old session cannot slip in.
             if inner.generation() != generation {
-                return Err(Errno::ESTALE);
+                return Err(Errno::ESTALE.into());
             }
             stocks.inos.add(first_ino.0, inos);
             stocks.blobs.add(first_blob.0, blobs);

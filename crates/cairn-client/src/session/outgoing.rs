@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairn_types::{Errno, FsResult, MetaOp};
+use cairn_types::{Errno, MetaOp};
 use cairn_wire::message::{Answer, BlobHeader};
 use cairn_wire::{FrameError, FrameKind, Request};
 use tokio::sync::oneshot;
@@ -21,6 +21,7 @@ use super::breaker::{Breaker, TripOnDrop};
 use super::clock::Moment;
 use super::pending::Pending;
 use crate::connect::Writer;
+use crate::error::FsResult;
 
 /// The writing half of a connection, with the switch that ends it.
 pub(super) struct ControlLink {
@@ -68,7 +69,7 @@ pub(super) struct Ticket {
 impl Ticket {
     pub(super) async fn wait(self) -> FsResult<Answer> {
         // Whatever removes a pending request answers it; a dropped sender means the runtime is going down.
-        self.answer.await.unwrap_or(Err(Errno::EIO))
+        self.answer.await.unwrap_or(Err(Errno::EIO.into()))
     }
 }
 
@@ -111,10 +112,10 @@ impl Inner {
             // Buffered changes wait for the server however long it takes.
             (Some(Errno::EIO) | None, Draft::Journal { generation, .. } | Draft::Blobs { generation, .. }) => {
                 if *generation != self.generation() {
-                    return Err(Errno::ESTALE);
+                    return Err(Errno::ESTALE.into());
                 }
             }
-            (Some(errno), _) => return Err(errno),
+            (Some(errno), _) => return Err(errno.into()),
             (None, _) => {}
         }
         let mut bulk = Vec::new();
@@ -187,7 +188,7 @@ impl Inner {
         {
             outgoing.next_journal = *first;
         }
-        pending.answer(Err(Errno::EIO));
+        pending.answer(Err(Errno::EIO.into()));
     }
 
     /// Queues a request for which nobody waits.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cairn_types::{Errno, FsResult};
+use cairn_types::Errno;
 use cairn_wire::Request;
 use cairn_wire::handshake::Resume;
 use cairn_wire::message::Answer;
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::clock::Moment;
 use super::replay::ReplayLog;
+use crate::error::FsResult;
 
 /// Whether the server can be spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

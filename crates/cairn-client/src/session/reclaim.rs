@@ -12,7 +12,7 @@ use cairn_wire::{FrameKind, Request, Response};
 use super::clock::Moment;
 use super::incoming::Heard;
 use super::supervisor::AdmitError;
-use super::{Held, Inner, JOURNAL_WEIGHT_MAX, journal_weight};
+use super::{Held, Inner, JOURNAL_WEIGHT_MAX};
 use crate::connect::Connection;
 
 /// Most leases, files or locks in one message: at most some 60 bytes each, far below the codec's limit.
@@ -114,7 +114,7 @@ fn pieces(held: Held, replay: Vec<Replay>) -> Vec<Request> {
     let mut batch = Vec::new();
     let mut size = 0;
     for change in replay {
-        let next = journal_weight(&change.op);
+        let next = change.op.message_bytes();
         if !batch.is_empty() && size + next > JOURNAL_WEIGHT_MAX {
             pieces.push(piece(vec![], vec![], vec![], std::mem::take(&mut batch)));
             size = 0;

@@ -114,7 +114,7 @@ async fn connect_unless_busy(options: &SessionOptions) -> Result<(Connection, Mo
     let started = Instant::now();
     let mut pause = PAUSE_FIRST;
     loop {
-        let purpose = Purpose::Mount { volume: options.volume.clone(), info: options.info.clone(), resume: None };
+        let purpose = Purpose::Session { volume: options.volume.clone(), info: options.info.clone(), resume: None };
         let sent = Moment::now();
         match connect(&options.connect, purpose).await {
             Err(OpenError::Refused(Refusal { kind: RefusalKind::Busy, .. }))
@@ -205,7 +205,7 @@ impl Inner {
             *pause = grown(*pause);
             let resume = self.state.lock().resume;
             let volume = self.volume.id.to_string();
-            let purpose = Purpose::Mount { volume, info: self.options.info.clone(), resume };
+            let purpose = Purpose::Session { volume, info: self.options.info.clone(), resume };
             let sent = Moment::now();
             match connect(&self.options.connect, purpose).await {
                 Ok(connection) => match self.admit(connection, sent).await {
@@ -326,7 +326,7 @@ impl Inner {
             events.fenced();
         }
         for pending in fenced {
-            pending.answer(Err(Errno::ESTALE));
+            pending.answer(Err(Errno::ESTALE.into()));
         }
     }
 
@@ -345,7 +345,7 @@ impl Inner {
             "requests fail from now on; the volume works again as soon as the server is back",
         );
         for pending in given_up {
-            pending.answer(Err(Errno::EIO));
+            pending.answer(Err(Errno::EIO.into()));
         }
     }
 
@@ -357,7 +357,7 @@ impl Inner {
             state.take(|_, _| true)
         };
         for pending in left {
-            pending.answer(Err(Errno::ESHUTDOWN));
+            pending.answer(Err(Errno::ESHUTDOWN.into()));
         }
         self.clock.void();
         self.breaker.lock().trip();

@@ -1,12 +1,13 @@
 //! Content, the changes that refer to it, and a flush, sent without a pause: one flight instead of three.
 
 use bytes::Bytes;
-use cairn_types::{Errno, FsResult, MetaOp, OpReply};
+use cairn_types::{Errno, MetaOp, OpReply};
 use cairn_wire::Request;
 use cairn_wire::message::{Answer, BlobHeader, Grant};
 
 use super::outgoing::{Draft, Ticket};
 use super::{Session, unfitting};
+use crate::error::{Error, FsResult};
 
 impl Session {
     /// As [`Session::journal`], with the few bytes of content (at most [`cairn_wire::BLOBS_IN_ORDER_MAX`]) that the changes
@@ -37,9 +38,9 @@ async fn answered(ticket: FsResult<Ticket>) -> FsResult<Answer> {
 pub(super) fn journal_results(answer: FsResult<Answer>, count: usize) -> (Vec<FsResult<OpReply>>, Vec<Grant>) {
     match answer {
         Ok(Answer::Applied { applied, grants }) if applied.len() == count => {
-            (applied.into_iter().map(|applied| applied.result).collect(), grants)
+            (applied.into_iter().map(|applied| applied.result.map_err(Error::from)).collect(), grants)
         }
-        Ok(other) => (vec![Err(unfitting::<()>(&other).err().unwrap_or(Errno::EIO)); count], Vec::new()),
+        Ok(other) => (vec![Err(unfitting::<()>(&other).err().unwrap_or(Errno::EIO.into())); count], Vec::new()),
         Err(errno) => (vec![Err(errno); count], Vec::new()),
     }
 }

@@ -118,7 +118,7 @@ impl Inner {
         }
         for reply in overdue {
             // A caller that no longer waits is no error.
-            let _ = reply.send(Err(Errno::ETIMEDOUT));
+            let _ = reply.send(Err(Errno::ETIMEDOUT.into()));
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use cairn_types::{AllocateMode, Errno, FsResult, Ino, MetaOp, Timestamp};
+use cairn_types::{AllocateMode, Errno, Ino, MetaOp, Timestamp};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::unfitting;
 use crate::api::{CopyTarget, Handle, SeekTarget};
+use crate::error::FsResult;
 
 impl Shared {
     pub(crate) async fn allocate(
@@ -22,11 +23,11 @@ impl Shared {
     ) -> FsResult<()> {
         self.writable()?;
         if length == 0 {
-            return Err(Errno::EINVAL);
+            return Err(Errno::EINVAL.into());
         }
         let end = offset.checked_add(length).ok_or(Errno::EFBIG)?;
         if end > self.file_size_max() {
-            return Err(Errno::EFBIG);
+            return Err(Errno::EFBIG.into());
         }
         let node = self.table.get_or_insert(ino);
         self.flush_node(&node).await?;
@@ -51,7 +52,7 @@ impl Shared {
         }
         let CopyTarget { ino: target, handle, offset: target_offset } = target;
         if target_offset.checked_add(length).is_none_or(|end| end > self.file_size_max()) {
-            return Err(Errno::EFBIG);
+            return Err(Errno::EFBIG.into());
         }
         let from = self.table.get_or_insert(source);
         let to = self.table.get_or_insert(target);

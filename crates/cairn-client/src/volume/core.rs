@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Attr, Errno, FsResult, Ino, LeaseMode, MetaOp, OpReply};
+use cairn_types::{Attr, Errno, Ino, LeaseMode, MetaOp, OpReply};
 use cairn_wire::message::{Grant, ListEntry, QueryAnswer};
 use cairn_wire::{Query, QueryReply};
 
 use super::Shared;
 use crate::api::{AttrReply, Entry};
-use crate::inodes::{Node, NodeState};
+use crate::error::{Error, FsResult};
+use crate::node::{Life, Node, NodeState};
 use crate::stats::add;
 
 /// How long an operation tries to get a lease that others keep taking away.
@@ -21,18 +22,18 @@ const RECALL_LIMIT: Duration = Duration::from_secs(60);
 /// The server's answer is not of the kind that the question has.
 pub(crate) fn unfitting<T>(answer: &QueryAnswer) -> FsResult<T> {
     tracing::error!(?answer, "the server's answer does not fit the question");
-    Err(Errno::EIO)
+    Err(Errno::EIO.into())
 }
 
 /// For questions and changes that name a node by its number: one that is not there was replaced or removed by another
 /// mount since the kernel looked it up. The kernel looks again, which it does not for `ENOENT`.
-pub(crate) fn stale(errno: Errno) -> Errno {
-    if errno == Errno::ENOENT { Errno::ESTALE } else { errno }
+pub(crate) fn stale(error: Error) -> Error {
+    if error == Errno::ENOENT { Errno::ESTALE.into() } else { error }
 }
 
 /// Whether the outcome of a change that failed so is unknown: it may have happened.
-pub(crate) fn outcome_unknown(errno: Errno) -> bool {
-    matches!(errno, Errno::EIO | Errno::ETIMEDOUT | Errno::ESTALE | Errno::ESHUTDOWN)
+pub(crate) fn outcome_unknown(error: &Error) -> bool {
+    matches!(error.errno(), Errno::EIO | Errno::ETIMEDOUT | Errno::ESTALE | Errno::ESHUTDOWN)
 }
 
 impl Shared {
@@ -44,7 +45,7 @@ impl Shared {
 
     /// Fails with `EROFS` on a mount that is read-only.
     pub(crate) fn writable(&self) -> FsResult<()> {
-        if self.options.read_only { Err(Errno::EROFS) } else { Ok(()) }
+        if self.options.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
     }
 
     /// Whether what `state` holds under `mode` may be answered from here now.
@@ -54,7 +55,7 @@ impl Shared {
 
     /// For how long the kernel may keep what is said of a node.
     pub(crate) fn time_to_live(&self, state: &NodeState) -> Duration {
-        if state.covers(LeaseMode::Shared) && state.recall.is_none() {
+        if state.covers(LeaseMode::Shared) && !state.is_recalled() {
             self.session.lease_time_left().unwrap_or_default()
         } else {
             Duration::ZERO
@@ -123,17 +124,14 @@ impl Shared {
                 if let Some(content) = entry.content.take() {
                     state.learn_small_content(attr, content);
                 }
-                if state.name.is_none() {
-                    state.name = Some(entry.name.clone());
-                    state.parent = Some(directory);
-                }
+                state.set_first_place(directory, &entry.name);
             }
         }
     }
 
     /// Waits until no recall of the node is being answered: what is asked meanwhile would be void.
     pub(crate) async fn await_recall(&self, node: &Arc<Node>) -> FsResult<()> {
-        if node.lock().recall.is_none() {
+        if !node.lock().is_recalled() {
             return Ok(());
         }
         // The recall must not wait for the kernel while the kernel waits for this request.
@@ -144,12 +142,12 @@ impl Shared {
             let changed = node.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if node.lock().recall.is_none() {
+            if !node.lock().is_recalled() {
                 return Ok(());
             }
             tokio::select! {
                 () = changed => {}
-                () = &mut limit => return Err(Errno::ETIMEDOUT),
+                () = &mut limit => return Err(Errno::ETIMEDOUT.into()),
             }
         }
     }
@@ -162,8 +160,8 @@ impl Shared {
         loop {
             {
                 let state = node.lock();
-                if state.removed && !state.orphan {
-                    return Err(Errno::ESTALE);
+                if state.life() == Life::Gone {
+                    return Err(Errno::ESTALE.into());
                 }
                 if self.usable(&state, mode) {
                     drop(state);
@@ -171,7 +169,7 @@ impl Shared {
                 }
             }
             if begun.elapsed() > ACQUIRE_LIMIT {
-                return Err(Errno::ETIMEDOUT);
+                return Err(Errno::ETIMEDOUT.into());
             }
             if attempts > 0 {
                 self.sleep(Duration::from_millis(u64::from(attempts.min(20)))).await;
@@ -203,7 +201,7 @@ impl Shared {
         let reply = match self.query(Query::Attr { ino }, &[&node]).await {
             Ok(reply) => reply,
             // Another mount has removed what the kernel refers to.
-            Err(Errno::ENOENT) => {
+            Err(error) if error == Errno::ENOENT => {
                 let attr = node.lock().without_name().ok_or(Errno::ESTALE)?;
                 return Ok(AttrReply { attr, ttl: Duration::ZERO });
             }
@@ -230,8 +228,8 @@ impl Shared {
         let node = self.table.get_or_insert(attr.ino);
         let reply = self.told(&node, attr);
         let mut state = node.lock();
-        state.references += 1;
-        state.named_at = Some(Instant::now());
+        state.add_reference();
+        state.expect_open();
         drop(state);
         Entry { attr: reply.attr, attr_ttl: reply.ttl, entry_ttl }
     }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use cairn_types::{FileLock, FsResult, LockKind};
+use cairn_types::{FileLock, LockKind};
 
 use super::Shared;
+use crate::error::FsResult;
 
 impl Shared {
     pub(crate) async fn test_lock(self: &Arc<Self>, lock: FileLock) -> FsResult<Option<FileLock>> {

@@ -36,8 +36,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_runtime::{MemoryBudget, MemoryUse};
 use cairn_types::{
-    AllocateMode, Allocation, AttrChange, Errno, FileLock, FsResult, Ino, LockOwner, Name, NewNode, RenameMode,
-    XattrMode,
+    AllocateMode, Allocation, AttrChange, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
 };
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
@@ -49,13 +48,14 @@ use crate::api::{
 };
 use crate::cache::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 use crate::cache::fetch::Blocks;
+use crate::error::{Error, FsResult};
 use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
+use crate::node::table::Table;
 use crate::readahead::WINDOW_MAX;
 use crate::room::Room;
 use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
-use crate::table::Table;
 use crate::walk::TreeWalk;
 use crate::writeback::WriteBack;
 use crate::writeback::journal::Journal;
@@ -115,8 +115,10 @@ impl VolumeOptions {
 /// It is in no listing, so that programs which copy attributes do not meet it.
 pub const STATS_ATTRIBUTE: &str = "cairn.stats";
 
-/// `cairn.warm:OFFSET:LENGTH`, an extended attribute of every file that is in no listing: reading it brings that range
-/// into the disk cache and answers `BYTES_THERE/BYTES_IN_ALL/CACHE_LIMIT`, or `none` on a mount without a disk cache.
+/// `cairn.warm:OFFSET:LENGTH`, an extended attribute of every file that is in no listing: who reads it has the mount bring
+/// that range into the disk cache. Every answer comes at once: `running` until that is done, then, once,
+/// `BYTES_THERE/BYTES_IN_ALL/CACHE_LIMIT`; `none` on a mount without a disk cache. `EAGAIN` says that too many ranges are under
+/// way. What is not asked about for five seconds is given up.
 pub const WARM_ATTRIBUTE: &str = "cairn.warm";
 
 /// Makes the value of [`STATS_ATTRIBUTE`].
@@ -137,7 +139,7 @@ pub enum CloseError {
     #[error("{files} files could not be written within the time limit; what they held was saved in {recovery}")]
     NotWritten { files: usize, recovery: String },
     #[error("the last changes could not be made durable: {0}")]
-    NotDurable(Errno),
+    NotDurable(Error),
 }
 
 /// A mounted volume. Cheap to clone: all clones are the same mount.
@@ -158,6 +160,7 @@ pub(crate) struct Shared {
     pub handles: Handles,
     pub series: series::Series,
     pub locks: HeldLocks,
+    pub warm_jobs: warm::WarmJobs,
     pub counters: Arc<Counters>,
     pub kernel: OnceLock<Arc<dyn KernelCache>>,
     pub report: OnceLock<Report>,
@@ -199,7 +202,7 @@ impl Volume {
     ) -> Result<Volume, OpenVolumeError> {
         let cache = options.memory.take(MemoryUse::ContentCache, options.cache_bytes);
         let buffer = options.memory.take(MemoryUse::WriteBuffer, options.dirty_bytes);
-        let owner = format!("the mount at {} (pid {})", session.info.directory, session.info.pid);
+        let owner = format!("{} (pid {})", session.info.kind, session.info.pid);
         let made: OnceLock<Arc<Shared>> = OnceLock::new();
         Session::open(session, |session| {
             let shared = Arc::new(Shared {
@@ -212,6 +215,7 @@ impl Volume {
                 handles: Handles::default(),
                 series: series::Series::default(),
                 locks: HeldLocks::default(),
+                warm_jobs: warm::WarmJobs::default(),
                 counters: Arc::default(),
                 kernel: OnceLock::new(),
                 report: OnceLock::new(),
@@ -421,7 +425,7 @@ impl FileSystem for Volume {
             return Ok(report().into());
         }
         if let Some(range) = warm::range_asked_for(&name) {
-            return self.0.warm(ino, range).await;
+            return self.0.ask_to_warm(ino, &range);
         }
         self.0.get_xattr(ino, name).await
     }

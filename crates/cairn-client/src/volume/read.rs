@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_runtime::spawn_inline;
-use cairn_types::{BlobId, Errno, FsResult, Ino, LeaseMode, Source};
+use cairn_types::{BlobId, Errno, Ino, LeaseMode, Source};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
@@ -15,11 +15,12 @@ use super::write::by_chunk;
 use crate::api::Handle;
 use crate::cache::fetch::{FetchContext, Want};
 use crate::cache::{BLOCK, Part};
+use crate::error::FsResult;
 use crate::extents::{ExtentMap, Known};
-use crate::inodes::{Node, NodeState};
+use crate::node::transfers::Transfer;
+use crate::node::{Node, NodeState};
 use crate::overlay::Piece;
 use crate::stats::add;
-use crate::transfers::Transfer;
 
 /// Times that a read begins again because what it was based on has changed.
 const ATTEMPTS: u32 = 100;
@@ -95,34 +96,33 @@ fn push_below(parts: &mut Vec<Origin>, extents: &ExtentMap, chunk: u32, from: u3
 
 impl Shared {
     pub(super) fn plan(&self, state: &NodeState, offset: u64, length: u64) -> FsResult<Plan> {
-        if state.transfers.are_held() {
+        if state.transfers().are_held() {
             return Ok(Plan::Recall);
         }
         if !self.usable(state, LeaseMode::Shared) {
             return Ok(Plan::Lease);
         }
         let Some(attr) = state.view() else { return Ok(Plan::Lease) };
-        let Some(file) = state.file() else { return Err(if attr.is_dir() { Errno::EISDIR } else { Errno::EINVAL }) };
+        let Some(file) = state.file() else {
+            return Err((if attr.is_dir() { Errno::EISDIR } else { Errno::EINVAL }).into());
+        };
         let length = length.min(attr.size.saturating_sub(offset));
         let mut parts = Vec::with_capacity(4);
         for (chunk, from, to) in by_chunk(self.chunk_size, offset, length) {
-            let pieces = if file.overlay.is_clean() {
-                vec![Piece::Below { from, to }]
-            } else {
-                file.overlay.pieces(chunk, from, to)
-            };
+            let pieces =
+                if file.is_clean() { vec![Piece::Below { from, to }] } else { file.overlay().pieces(chunk, from, to) };
             for piece in pieces {
                 match piece {
                     Piece::Data(data) => parts.push(Origin::Data(data)),
                     Piece::Below { from, to } => {
-                        if let Err(chunk) = push_below(&mut parts, &file.extents, chunk, from, to) {
+                        if let Err(chunk) = push_below(&mut parts, file.extents(), chunk, from, to) {
                             return Ok(Plan::Extents(chunk));
                         }
                     }
                 }
             }
         }
-        Ok(Plan::Ready { parts, epoch: state.epoch, size: attr.size })
+        Ok(Plan::Ready { parts, epoch: state.lease().epoch(), size: attr.size })
     }
 
     pub(crate) async fn read(
@@ -166,26 +166,27 @@ impl Shared {
             }
             let pieces = match collected {
                 Ok(pieces) => pieces,
-                Err(Errno::ENOENT) => {
+                Err(error) if error == Errno::ENOENT => {
                     gone += 1;
                     if gone > GONE_ATTEMPTS {
                         tracing::error!(%ino, offset, "blobs of a file are gone although its extents name them");
-                        return Err(Errno::EIO);
+                        return Err(Errno::EIO.into());
                     }
                     if let Some(file) = node.lock().file_mut() {
-                        file.extents.clear();
+                        file.extents_mut().clear();
                     }
                     continue;
                 }
                 Err(errno) => {
-                    let name = node.lock().name.clone();
+                    let place = node.lock().place().cloned();
+                    let name = place.map(|place| place.name);
                     tracing::error!(%ino, ?name, offset, length, ?errno, "a file cannot be read here");
                     return Err(errno);
                 }
             };
             {
                 let mut state = node.lock();
-                if state.epoch != epoch || state.sealed || state.transfers.are_held() {
+                if state.lease().epoch() != epoch || state.lease().is_sealed() || state.transfers().are_held() {
                     continue;
                 }
                 transfer.answered(&mut state);
@@ -194,7 +195,7 @@ impl Shared {
             add(&self.counters.bytes_read, pieces.iter().map(|piece| piece.len() as u64).sum());
             return Ok(pieces);
         }
-        Err(Errno::EIO)
+        Err(Errno::EIO.into())
     }
 
     /// Blocks of a plan that are not here.
@@ -257,9 +258,9 @@ impl Shared {
         let (first_chunk, count) = ExtentMap::window_of(chunk);
         let Some((epoch, covered)) = ({
             let state = node.lock();
-            state.file().map(|file| (file.extents.epoch(), self.usable(&state, LeaseMode::Shared)))
+            state.file().map(|file| (file.extents().epoch(), self.usable(&state, LeaseMode::Shared)))
         }) else {
-            return Err(Errno::EINVAL);
+            return Err(Errno::EINVAL.into());
         };
         if !covered {
             // The caller begins again, with the lease.
@@ -269,7 +270,7 @@ impl Shared {
         let QueryAnswer::Extents(extents) = reply.answer else { return unfitting(&reply.answer) };
         self.absorb(&reply.grants, &[]);
         if let Some(file) = node.lock().file_mut() {
-            file.extents.fill(epoch, first_chunk, extents);
+            file.extents_mut().fill(epoch, first_chunk, extents);
         }
         Ok(())
     }
@@ -320,7 +321,7 @@ impl Shared {
                 Plan::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
             }
         }
-        Err(Errno::EIO)
+        Err(Errno::EIO.into())
     }
 
     /// Fetches what will be read soon, unless the file's lease is gone meanwhile.

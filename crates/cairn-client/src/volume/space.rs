@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use cairn_types::{Errno, FsResult};
+use cairn_types::Errno;
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::unfitting;
 use crate::api::VolumeUsage;
-use crate::inodes::NodeState;
+use crate::error::FsResult;
+use crate::node::NodeState;
 use crate::room::{Amount, GENEROUS, GENEROUS_NODES};
 
 impl Shared {
     /// Bytes that the buffered content of a file will add to what quota counts, once another `growth` bytes are allocated.
     pub(crate) fn room_needed(&self, state: &NodeState, growth: u64) -> u64 {
-        let (Some(base), Some(view)) = (state.attr, state.view()) else { return 0 };
+        let (Some(base), Some(view)) = (state.attr(), state.view()) else { return 0 };
         let mut full = view;
         full.allocated += growth;
         full.charged(self.allocation).saturating_sub(base.charged(self.allocation))
@@ -25,9 +26,9 @@ impl Shared {
     pub(crate) fn redraw(&self, state: &mut NodeState, consumed: u64) {
         let needed = self.room_needed(state, 0);
         let Some(file) = state.file_mut() else { return };
-        if needed <= file.drawn {
-            self.room.settle(file.drawn - needed, consumed);
-            file.drawn = needed;
+        if needed <= file.reserved() {
+            self.room.settle(file.reserved() - needed, consumed);
+            file.set_reserved(needed);
         }
     }
 
@@ -38,7 +39,7 @@ impl Shared {
         let reserve = || self.session.reserve(missing, missing.saturating_add(generous), 0, 0);
         let (bytes, nodes) = match reserve().await {
             // Files that were removed here may still take room at the server.
-            Err(Errno::EDQUOT) if self.journal.len() > 0 => {
+            Err(error) if error == Errno::EDQUOT && self.journal.len() > 0 => {
                 self.flush_journal().await?;
                 reserve().await?
             }
@@ -53,7 +54,7 @@ impl Shared {
         while !self.room.draw_node() {
             match self.session.reserve(0, 0, 1, GENEROUS_NODES).await {
                 Ok((bytes, nodes)) => self.room.add(Amount { bytes, nodes }),
-                Err(Errno::EDQUOT) => return Ok(false),
+                Err(error) if error == Errno::EDQUOT => return Ok(false),
                 Err(errno) => return Err(errno),
             }
         }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_types::acl;
 use cairn_types::limits::{XATTR_NAME_MAX, XATTR_VALUE_MAX};
-use cairn_types::{AttrFlags, Errno, FileKind, FsResult, Ino, LeaseMode, MetaOp, Timestamp, XattrMode};
+use cairn_types::{AttrFlags, Errno, FileKind, Ino, LeaseMode, MetaOp, Timestamp, XattrMode};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
 use super::core::{stale, unfitting};
-use crate::inodes::Node;
+use crate::error::FsResult;
+use crate::node::Node;
 use crate::stats::add;
 
 /// The flag without which there is no attribute of this name.
@@ -34,21 +35,23 @@ impl Shared {
         if !self.usable(&state, LeaseMode::Shared) {
             return None;
         }
-        state.attr.map(|attr| attr.flags)
+        state.attr().map(|attr| attr.flags)
     }
 
     /// Whether the node, which could have one, is known to have no ACL.
     fn has_no_acl(&self, node: &Node) -> bool {
         let state = node.lock();
         self.usable(&state, LeaseMode::Shared)
-            && state.attr.is_some_and(|attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL))
+            && state
+                .attr()
+                .is_some_and(|attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL))
     }
 
     pub(crate) async fn get_xattr(self: &Arc<Self>, ino: Ino, name: Bytes) -> FsResult<Bytes> {
         let node = self.table.get_or_insert(ino);
         if self.known_flags(&node).is_some_and(|flags| !flags.contains(flag_of(&name))) {
             add(&self.counters.answered_locally, 1);
-            return Err(Errno::ENODATA);
+            return Err(Errno::ENODATA.into());
         }
         let reply = self.query(Query::GetXattr { ino, name }, &[&node]).await.map_err(stale)?;
         self.absorb(&reply.grants, &[]);
@@ -83,10 +86,10 @@ impl Shared {
     ) -> FsResult<()> {
         self.writable()?;
         if name.is_empty() || name.len() > XATTR_NAME_MAX {
-            return Err(Errno::ERANGE);
+            return Err(Errno::ERANGE.into());
         }
         if value.len() > XATTR_VALUE_MAX {
-            return Err(Errno::E2BIG);
+            return Err(Errno::E2BIG.into());
         }
         let node = self.table.get_or_insert(ino);
         if self.set_acl_here(&node, &name, &value, mode, clear_set_gid).await? {

@@ -19,15 +19,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Errno, FsResult, Ino, LeaseMode, MetaOp, Name, OpReply};
+use cairn_types::{Errno, LeaseMode, MetaOp, OpReply};
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::flush::{Claim, claim_locked};
-use crate::inodes::Node;
+use crate::error::{Error, FsResult};
+use crate::node::{Life, Node, NodeState};
 use crate::overlay::Freeze;
-use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX, journal_weight};
+use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX};
 use crate::stats::add;
 use crate::volume::Shared;
 
@@ -39,7 +40,7 @@ const FULL: usize = 16 * 1024;
 pub(crate) struct Entry {
     /// `None`: nothing but its content, and what waits for stable storage.
     pub op: Option<MetaOp>,
-    /// Nodes that it has changed here; counted in their `pending`.
+    /// Nodes that it has changed here; counted there until it is answered.
     pub nodes: Vec<Arc<Node>>,
     /// It makes a node, for which room was drawn.
     pub makes_node: bool,
@@ -55,7 +56,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn weight(&self) -> usize {
-        self.op.as_ref().map_or(0, journal_weight)
+        self.op.as_ref().map_or(0, MetaOp::message_bytes)
     }
 }
 
@@ -150,20 +151,6 @@ impl Journal {
     }
 }
 
-/// Names that a change concerns, and their directories.
-fn names_in(op: &MetaOp) -> [Option<(Ino, &Name)>; 2] {
-    match op {
-        MetaOp::Create { parent, name, .. }
-        | MetaOp::Link { parent, name, .. }
-        | MetaOp::Unlink { parent, name, .. }
-        | MetaOp::Rmdir { parent, name, .. } => [Some((*parent, name)), None],
-        MetaOp::Rename { parent, name, new_parent, new_name, .. } => {
-            [Some((*parent, name)), Some((*new_parent, new_name))]
-        }
-        _ => [None, None],
-    }
-}
-
 impl Shared {
     /// Task: sends entries for as long as the mount lives.
     pub(crate) async fn run_journal(self: Arc<Self>) {
@@ -190,18 +177,17 @@ impl Shared {
         if entry.makes_node {
             self.room.settle_node(true);
         }
-        if let Ok(reply) = &outcome {
-            // Content is taken over by whoever sent it.
-            if !entry.nodes.is_empty() {
-                self.absorb(&[], &reply.attrs);
+        // Content is taken over by whoever sent it.
+        if !entry.nodes.is_empty() {
+            match &outcome {
+                Ok(reply) => self.absorb(&[], &reply.attrs),
+                Err(error) => self.forget_refused(&entry, error),
             }
-        } else if !entry.nodes.is_empty() {
-            self.forget_refused(&entry, outcome.as_ref().err().copied().unwrap_or(Errno::EIO));
         }
-        let names = entry.op.as_ref().map_or([None, None], names_in);
+        let names = entry.op.as_ref().map_or([None, None], MetaOp::names);
         for node in &entry.nodes {
             let mut state = node.lock();
-            state.change_answered(self.chunk_size);
+            state.end_change(self.chunk_size);
             if let Some(cache) = state.directory_mut() {
                 for (_, name) in names.iter().flatten().filter(|(directory, _)| *directory == node.ino) {
                     cache.change_answered(name);
@@ -220,36 +206,20 @@ impl Shared {
     }
 
     /// What was made here ahead of the server did not happen there.
-    fn forget_refused(self: &Arc<Self>, entry: &Entry, errno: Errno) {
+    fn forget_refused(self: &Arc<Self>, entry: &Entry, error: &Error) {
         add(&self.counters.journal_refused, 1);
         let Some(op) = &entry.op else { return };
-        let what = match op {
-            MetaOp::Create { name, .. }
-            | MetaOp::Unlink { name, .. }
-            | MetaOp::Rmdir { name, .. }
-            | MetaOp::Rename { name, .. }
-            | MetaOp::Link { name, .. } => name.to_string(),
-            op => format!("{op:?}").chars().take(40).collect(),
+        let what = match op.names() {
+            [Some((_, name)), _] => name.to_string(),
+            _ => format!("{op:?}").chars().take(40).collect(),
         };
-        if errno != Errno::ESHUTDOWN {
-            tracing::error!(name = what, ?errno, "a buffered change could not be made at the server and is lost");
+        if *error != Errno::ESHUTDOWN {
+            tracing::error!(name = what, ?error, "a buffered change could not be made at the server and is lost");
         }
-        let made = if let MetaOp::Create { ino, .. } = op { Some(*ino) } else { None };
+        let made = op.made_node();
         for node in &entry.nodes {
             let lost = if made == Some(node.ino) { self.take_lost(node) } else { None };
-            let mut state = node.lock();
-            let lease = state.lease;
-            state.lose_lease();
-            state.orphan = false;
-            if made == Some(node.ino) {
-                state.fail_writes(Errno::EIO);
-                state.removed = true;
-            } else {
-                // It may still be held; what it covers is asked anew.
-                state.lease = lease;
-                state.removed = false;
-            }
-            drop(state);
+            node.lock().undo_change(made == Some(node.ino));
             self.save_in_background(lost.into_iter().collect());
             if let Some(kernel) = self.kernel.get() {
                 kernel.expire_entries();
@@ -296,15 +266,15 @@ impl Shared {
             }
             tokio::select! {
                 () = progress => {}
-                () = &mut gave_up => return Err(Errno::EIO),
-                () = &mut limit => return Err(Errno::ETIMEDOUT),
+                () = &mut gave_up => return Err(Errno::EIO.into()),
+                () = &mut limit => return Err(Errno::ETIMEDOUT.into()),
             }
         }
     }
 
     /// Waits until what was changed of these nodes is at the server, if it is to be asked about them.
     pub(crate) async fn settle(&self, nodes: &[&Arc<Node>]) -> FsResult<()> {
-        if nodes.iter().any(|node| node.lock().pending > 0) { self.flush_journal().await } else { Ok(()) }
+        if nodes.iter().any(|node| node.lock().is_ahead()) { self.flush_journal().await } else { Ok(()) }
     }
 
     /// Sends what is buffered of a file, if that is little, behind everything that was entered before, and waits until all
@@ -319,11 +289,11 @@ impl Shared {
             let state = &mut *guard;
             let mut content = None;
             if let Some(file) = state.file() {
-                let little = file.overlay.bytes() <= BLOBS_IN_ORDER_MAX as u64;
-                if file.flushing || file.content_calls > 0 || !little {
+                let little = file.overlay().bytes() <= BLOBS_IN_ORDER_MAX as u64;
+                if !file.is_quiet() || !little {
                     return None;
                 }
-                if !file.overlay.is_clean() {
+                if !file.is_clean() {
                     content = Some(claim_locked(node, state, Freeze::All)?);
                 }
             }
@@ -339,9 +309,9 @@ impl Shared {
         let limit = self.sleep(self.session.answer_limit());
         Some(tokio::select! {
             biased;
-            outcome = outcome => outcome.unwrap_or(Err(Errno::EIO)),
-            () = self.session.gave_up() => Err(Errno::EIO),
-            () = limit => Err(Errno::ETIMEDOUT),
+            outcome = outcome => outcome.unwrap_or(Err(Errno::EIO.into())),
+            () = self.session.gave_up() => Err(Errno::EIO.into()),
+            () = limit => Err(Errno::ETIMEDOUT.into()),
         })
     }
 
@@ -364,7 +334,7 @@ impl Shared {
         }
         let mut results = Vec::with_capacity(replies.len());
         for reply in replies {
-            results.push(reply.await.unwrap_or(Err(Errno::ESHUTDOWN)));
+            results.push(reply.await.unwrap_or(Err(Errno::ESHUTDOWN.into())));
         }
         results
     }
@@ -381,7 +351,7 @@ impl Shared {
             if let Some(claim) = entry.content.take() {
                 self.release_claim(&mut Some(claim));
             }
-            self.entry_answered(entry, Err(Errno::ESTALE));
+            self.entry_answered(entry, Err(Errno::ESTALE.into()));
         }
         self.journal.note_answered(count);
     }
@@ -389,16 +359,18 @@ impl Shared {
 
 impl Shared {
     /// Whether what is said here of a node may be changed ahead of the server.
-    pub(crate) fn may_change_here(&self, state: &crate::inodes::NodeState) -> bool {
+    pub(crate) fn may_change_here(&self, state: &NodeState) -> bool {
         self.usable(state, LeaseMode::Exclusive)
-            && state.recall.is_none()
-            && !state.removed
+            && !state.is_recalled()
+            && state.life() == Life::Named
             && !self.closing.load(Ordering::Relaxed)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cairn_types::Ino;
+
     use super::*;
 
     fn entry(number: u64) -> Entry {

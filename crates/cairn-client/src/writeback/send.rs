@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, FsResult, OpReply};
+use cairn_types::{Errno, OpReply};
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use cairn_wire::message::BlobHeader;
 
 use super::journal::Entry;
 use super::upload::Part;
+use crate::error::FsResult;
 use crate::session::{JournalAnswer, JournalMessage};
 use crate::stats::add;
 use crate::volume::Shared;
@@ -54,22 +55,23 @@ impl Shared {
         self.absorb(&grants, &[]);
         let mut waiting = Vec::new();
         for ((mut entry, part), place) in batch.into_iter().zip(brought).zip(places) {
-            let mut answer = |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Errno::ESTALE));
-            let mut outcome = Err(Errno::ESTALE);
+            let mut answer =
+                |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Errno::ESTALE.into()));
+            let mut outcome = Err(Errno::ESTALE.into());
             let mut content = Ok(());
             if let Some((changes, own)) = place {
                 if let Some(mut part) = part {
                     match changes.map(&mut answer).collect::<FsResult<Vec<_>>>() {
                         Ok(replies) => self.applied(&part, &replies),
-                        Err(errno) if entry.op.is_some() => part.outcome = Err(errno),
+                        Err(error) if entry.op.is_some() => part.outcome = Err(error),
                         // If its bytes did not arrive, that is the reason.
-                        Err(errno) => part.outcome = Err(blobs.err().unwrap_or(errno)),
+                        Err(error) => part.outcome = Err(blobs.clone().err().unwrap_or(error)),
                     }
                     content = self.end_part(&part);
                 }
                 outcome = if entry.op.is_some() { answer(own) } else { Ok(OpReply::default()) };
             } else if let Some(part) = part {
-                outcome = part.outcome.map_or_else(Err, |()| Err(Errno::ESTALE));
+                outcome = part.outcome.clone().map_or_else(Err, |()| Err(Errno::ESTALE.into()));
                 content = self.end_part(&part);
             }
             if let Some(durable) = entry.durable.take() {
@@ -87,7 +89,7 @@ impl Shared {
                 let outcome = durable.wait().await;
                 for waiter in waiting {
                     // Who no longer waits has given up.
-                    let _ = waiter.send(outcome);
+                    let _ = waiter.send(outcome.clone());
                 }
             });
         }
@@ -132,7 +134,8 @@ impl Shared {
         loop {
             round = self.upload(round).await;
             let again = round.iter().any(|part| {
-                part.outcome.is_err_and(|errno| self.is_passing(&part.node, errno)) && !self.writeback.is_stopped()
+                part.outcome.as_ref().is_err_and(|error| self.is_passing(&part.node, error))
+                    && !self.writeback.is_stopped()
             });
             if !again {
                 break;
@@ -152,6 +155,6 @@ impl Shared {
 
     fn end_part(self: &Arc<Self>, part: &Part) -> FsResult<()> {
         // Told to whoever has the file open, and saved.
-        part.outcome.or_else(|errno| self.flush_failed(&part.node, errno))
+        part.outcome.clone().or_else(|error| self.flush_failed(&part.node, error))
     }
 }

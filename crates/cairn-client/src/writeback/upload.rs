@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_types::{BlobId, Errno, FsResult, WrittenExtent};
+use cairn_types::{BlobId, Errno, WrittenExtent};
 use cairn_wire::message::BlobHeader;
 use tokio::task::{JoinError, JoinSet};
 
 use super::pack::{Draft, Sealed, pack};
-use crate::inodes::Node;
+use crate::error::{Error, FsResult};
+use crate::node::Node;
 use crate::overlay::FrozenChunk;
 use crate::stats::add;
 use crate::volume::Shared;
@@ -54,14 +55,14 @@ impl Round {
     fn note(&mut self, ended: Result<(Vec<usize>, FsResult<()>), JoinError>) {
         match ended {
             Ok((_, Ok(()))) => {}
-            Ok((members, Err(errno))) => {
+            Ok((members, Err(error))) => {
                 for index in members {
                     if let Some(part) = self.parts.get_mut(index) {
-                        part.outcome = Err(errno);
+                        part.outcome = Err(error.clone());
                     }
                 }
             }
-            Err(_) => fail_all(&mut self.parts, Errno::EIO),
+            Err(_) => fail_all(&mut self.parts, &Errno::EIO.into()),
         }
     }
 
@@ -80,9 +81,9 @@ impl Round {
     }
 }
 
-fn fail_all(parts: &mut [Part], errno: Errno) {
+fn fail_all(parts: &mut [Part], error: &Error) {
     for part in parts {
-        part.outcome = Err(errno);
+        part.outcome = Err(error.clone());
     }
 }
 
@@ -104,8 +105,8 @@ impl Shared {
         }
         let first = match self.session.new_blob_ids(drafts.len() as u32).await {
             Ok(first) => first,
-            Err(errno) => {
-                fail_all(parts, errno);
+            Err(error) => {
+                fail_all(parts, &error);
                 return Vec::new();
             }
         };

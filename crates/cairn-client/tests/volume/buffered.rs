@@ -121,10 +121,10 @@ fn another_mount_sees_at_once_what_was_only_made_here() {
             mount.create(&of).await.expect("created");
             mount.write(&of, 0, of.as_bytes()).await.expect("written");
             mount.rename(&of, &format!("g{round}")).await.expect("renamed");
-            assert_eq!(other.find(&of).await, Err(Errno::ENOENT));
+            assert_eq!(other.find(&of).await, Err(Errno::ENOENT.into()));
             assert_eq!(other.read(&format!("g{round}")).await.expect("read"), of.as_bytes());
             other.unlink(&format!("g{round}")).await.expect("removed");
-            assert_eq!(mount.find(&format!("g{round}")).await, Err(Errno::ENOENT));
+            assert_eq!(mount.find(&format!("g{round}")).await, Err(Errno::ENOENT.into()));
         }
         assert_eq!(mount.volume.stats().journal_refused + other.volume.stats().journal_refused, 0);
     });
@@ -255,6 +255,6 @@ fn an_open_file_outlives_its_last_name() {
         mount.close(ino, handle).await.expect("closed");
         mount.volume.sync_all().await.expect("synced");
         let other = world.mount().await;
-        assert_eq!(other.find("a").await, Err(Errno::ENOENT));
+        assert_eq!(other.find("a").await, Err(Errno::ENOENT.into()));
     });
 }

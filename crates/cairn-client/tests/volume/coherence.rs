@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::support::kernel::Kernel;
 use crate::support::{World, run};
+use cairn_client::FsResult;
 use cairn_types::{AttrChange, Errno, Ino};
 
 /// A small generator of pseudo-random numbers (xorshift), so that a failing seed can be repeated.
@@ -38,10 +39,10 @@ impl Model {
     }
 }
 
-fn expect<T: std::fmt::Debug>(outcome: Result<T, Errno>, exists: bool, what: &str) -> bool {
+fn expect<T: std::fmt::Debug>(outcome: FsResult<T>, exists: bool, what: &str) -> bool {
     match outcome {
         Ok(_) => assert!(exists, "{what} worked on a name that is not there"),
-        Err(Errno::ENOENT) => assert!(!exists, "{what} did not find a name that is there"),
+        Err(error) if error == Errno::ENOENT => assert!(!exists, "{what} did not find a name that is there"),
         Err(errno) => panic!("{what}: {errno:?}"),
     }
     exists
@@ -60,7 +61,7 @@ async fn step(mounts: &[Kernel], model: &mut Model, chance: &mut Chance, number:
                 model.files.insert(model.next, File { content: Vec::new(), mode: 0o644 });
                 model.names.insert(of, model.next);
             }
-            Err(Errno::EEXIST) => assert!(exists),
+            Err(error) if error == Errno::EEXIST => assert!(exists),
             Err(errno) => panic!("create: {errno:?}"),
         },
         3..=5 => {
@@ -106,8 +107,8 @@ async fn step(mounts: &[Kernel], model: &mut Model, chance: &mut Chance, number:
                     let linked = model.names[&of];
                     model.names.insert(other, linked);
                 }
-                Err(Errno::ENOENT) => assert!(!exists),
-                Err(Errno::EEXIST) => assert!(!free),
+                Err(error) if error == Errno::ENOENT => assert!(!exists),
+                Err(error) if error == Errno::EEXIST => assert!(!free),
                 Err(errno) => panic!("link: {errno:?}"),
             }
         }
@@ -132,7 +133,7 @@ async fn step(mounts: &[Kernel], model: &mut Model, chance: &mut Chance, number:
 async fn look(mount: &Kernel, model: &mut Model, of: &str) {
     let links = model.names.get(of).map(|file| model.names.values().filter(|other| *other == file).count());
     let Some(file) = model.file(of) else {
-        assert_eq!(mount.stat(of).await.map(|attr| attr.ino), Err(Errno::ENOENT), "{of} must not be there");
+        assert_eq!(mount.stat(of).await.map(|attr| attr.ino), Err(Errno::ENOENT.into()), "{of} must not be there");
         return;
     };
     let attr = mount.stat(of).await.expect("stat");

@@ -99,7 +99,7 @@ impl ServiceError {
                 | CatalogueError::InvalidChunkSize(_)
                 | CatalogueError::AmbiguousName { .. } => ErrorKind::Invalid,
                 CatalogueError::BelowUse { .. }
-                | CatalogueError::Mounted { .. }
+                | CatalogueError::InUse { .. }
                 | CatalogueError::Kept { .. }
                 | CatalogueError::Busy(_) => ErrorKind::Conflict,
                 CatalogueError::Opening(_) => ErrorKind::Unavailable,

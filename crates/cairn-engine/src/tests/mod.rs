@@ -17,7 +17,7 @@ use cairn_types::{
     WrittenExtent,
 };
 use cairn_wire::admin::VolumeInfo;
-use cairn_wire::handshake::{MountInfo, Resume, SessionWelcome};
+use cairn_wire::handshake::{ClientInfo, Resume, SessionWelcome};
 use cairn_wire::message::{
     Answer, Applied, BlobHeader, BlobRange, Failure, Grant, LeaseReturn, QueryAnswer, QueryReply,
 };
@@ -125,7 +125,7 @@ struct Mount {
 impl Mount {
     async fn new(volume: Arc<Volume>, resume: Option<Resume>) -> Result<Self, Refusal> {
         let (sender, pushes) = push_channel();
-        let (welcome, attachment) = volume.attach(MountInfo::default(), "test".to_owned(), resume, sender).await?;
+        let (welcome, attachment) = volume.attach(ClientInfo::default(), "test".to_owned(), resume, sender).await?;
         let mount = Mount {
             volume,
             welcome,

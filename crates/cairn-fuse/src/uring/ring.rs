@@ -267,7 +267,7 @@ impl Ring {
             tracing::error!("the kernel sent a request whose lengths contradict each other");
             let header = slot.header();
             let target = Target::Ring(Arc::clone(&self.returns), slot);
-            Answer::new(target, &header, Instant::now()).send(Err(Errno::EIO));
+            Answer::new(target, &header, Instant::now()).send(Err(Errno::EIO.into()));
         }
     }
 

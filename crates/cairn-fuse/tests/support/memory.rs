@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_client::FsResult;
 use cairn_client::api::*;
 use cairn_types::*;
 use parking_lot::Mutex;
@@ -143,7 +144,7 @@ impl MemoryFs {
             Some((parent, name)) => {
                 let directory = state.directory(parent)?;
                 if directory.get(name.as_bytes()).is_some() {
-                    return Err(Errno::EEXIST);
+                    return Err(Errno::EEXIST.into());
                 }
                 directory.insert(ino.0, name, ino);
             }
@@ -156,25 +157,25 @@ impl MemoryFs {
 
 impl State {
     fn node(&mut self, ino: Ino) -> FsResult<&mut Node> {
-        self.nodes.get_mut(&ino).ok_or(Errno::ESTALE)
+        self.nodes.get_mut(&ino).ok_or(Errno::ESTALE.into())
     }
 
     fn directory(&mut self, ino: Ino) -> FsResult<&mut Directory> {
         match &mut self.node(ino)?.content {
             Content::Directory(directory) => Ok(directory),
-            _ => Err(Errno::ENOTDIR),
+            _ => Err(Errno::ENOTDIR.into()),
         }
     }
 
     fn file(&mut self, ino: Ino) -> FsResult<&mut Vec<u8>> {
         match &mut self.node(ino)?.content {
             Content::File(bytes) => Ok(bytes),
-            _ => Err(Errno::EISDIR),
+            _ => Err(Errno::EISDIR.into()),
         }
     }
 
     fn child(&mut self, parent: Ino, name: &Name) -> FsResult<Ino> {
-        self.directory(parent)?.get(name.as_bytes()).ok_or(Errno::ENOENT)
+        self.directory(parent)?.get(name.as_bytes()).ok_or(Errno::ENOENT.into())
     }
 
     fn conflict(&self, lock: &FileLock) -> Option<FileLock> {
@@ -245,7 +246,7 @@ impl FileSystem for MemoryFs {
         let mut state = self.shared.state.lock();
         match state.child(parent, &name) {
             Ok(ino) => Ok(Lookup::Found(self.entry(&mut state, ino)?)),
-            Err(Errno::ENOENT) => Ok(Lookup::Absent { entry_ttl: self.shared.ttl }),
+            Err(error) if error == Errno::ENOENT => Ok(Lookup::Absent { entry_ttl: self.shared.ttl }),
             Err(errno) => Err(errno),
         }
     }
@@ -265,7 +266,7 @@ impl FileSystem for MemoryFs {
         let mut state = self.shared.state.lock();
         let node = state.node(ino)?;
         if let Some(size) = change.size {
-            let Content::File(bytes) = &mut node.content else { return Err(Errno::EISDIR) };
+            let Content::File(bytes) = &mut node.content else { return Err(Errno::EISDIR.into()) };
             bytes.resize(size as usize, 0);
             node.resized();
         }
@@ -285,7 +286,7 @@ impl FileSystem for MemoryFs {
     async fn readlink(&self, ino: Ino) -> FsResult<Bytes> {
         match &self.shared.state.lock().node(ino)?.content {
             Content::Symlink(target) => Ok(target.clone()),
-            _ => Err(Errno::EINVAL),
+            _ => Err(Errno::EINVAL.into()),
         }
     }
 
@@ -333,7 +334,7 @@ impl FileSystem for MemoryFs {
         let mut state = self.shared.state.lock();
         let ino = state.child(parent, &name)?;
         if !state.directory(ino)?.by_name.is_empty() {
-            return Err(Errno::ENOTEMPTY);
+            return Err(Errno::ENOTEMPTY.into());
         }
         state.directory(parent)?.remove(name.as_bytes());
         Ok(())
@@ -345,8 +346,8 @@ impl FileSystem for MemoryFs {
         let other = state.directory(new_parent)?.get(new_name.as_bytes());
         let (from, to) = (self.number(), self.number());
         match (mode, other) {
-            (RenameMode::NoReplace, Some(_)) => return Err(Errno::EEXIST),
-            (RenameMode::Exchange, None) => return Err(Errno::ENOENT),
+            (RenameMode::NoReplace, Some(_)) => return Err(Errno::EEXIST.into()),
+            (RenameMode::Exchange, None) => return Err(Errno::ENOENT.into()),
             (RenameMode::Exchange, Some(other)) => state.directory(parent)?.insert(from, &name, other),
             _ => drop(state.directory(parent)?.remove(name.as_bytes())),
         }
@@ -450,7 +451,7 @@ impl FileSystem for MemoryFs {
     fn release_dir(&self, _handle: Handle) {}
 
     async fn get_xattr(&self, ino: Ino, name: Bytes) -> FsResult<Bytes> {
-        self.shared.state.lock().node(ino)?.xattrs.get(&name).cloned().ok_or(Errno::ENODATA)
+        self.shared.state.lock().node(ino)?.xattrs.get(&name).cloned().ok_or(Errno::ENODATA.into())
     }
 
     async fn list_xattr(&self, ino: Ino) -> FsResult<Vec<Bytes>> {
@@ -468,8 +469,8 @@ impl FileSystem for MemoryFs {
         let mut state = self.shared.state.lock();
         let xattrs = &mut state.node(ino)?.xattrs;
         match (mode, xattrs.contains_key(&name)) {
-            (XattrMode::Create, true) => Err(Errno::EEXIST),
-            (XattrMode::Replace, false) => Err(Errno::ENODATA),
+            (XattrMode::Create, true) => Err(Errno::EEXIST.into()),
+            (XattrMode::Replace, false) => Err(Errno::ENODATA.into()),
             _ => {
                 xattrs.insert(name, value);
                 Ok(())
@@ -478,7 +479,7 @@ impl FileSystem for MemoryFs {
     }
 
     async fn remove_xattr(&self, ino: Ino, name: Bytes) -> FsResult<()> {
-        self.shared.state.lock().node(ino)?.xattrs.remove(&name).map(drop).ok_or(Errno::ENODATA)
+        self.shared.state.lock().node(ino)?.xattrs.remove(&name).map(drop).ok_or(Errno::ENODATA.into())
     }
 
     async fn allocate(
@@ -530,7 +531,7 @@ impl FileSystem for MemoryFs {
     async fn seek(&self, ino: Ino, offset: u64, target: SeekTarget) -> FsResult<u64> {
         let size = self.shared.state.lock().file(ino)?.len() as u64;
         match target {
-            _ if offset >= size => Err(Errno::ENXIO),
+            _ if offset >= size => Err(Errno::ENXIO.into()),
             SeekTarget::Data => Ok(offset),
             SeekTarget::Hole => Ok(size),
         }
@@ -567,7 +568,7 @@ impl FileSystem for MemoryFs {
                 }
             }
             if !wait {
-                return Err(Errno::EAGAIN);
+                return Err(Errno::EAGAIN.into());
             }
             changed.await;
         }

@@ -38,8 +38,8 @@ pub enum CatalogueError {
         "volume {volume} holds {used} {unit}, more than the {wanted} {unit} wanted: delete some of its content first"
     )]
     BelowUse { volume: VolumeId, unit: &'static str, used: u64, wanted: u64 },
-    #[error("volume {volume} is mounted {}: unmount it first", list(.mounts))]
-    Mounted { volume: VolumeId, mounts: Vec<String> },
+    #[error("volume {volume} is in use by {}: unmount or end it first", list(.clients))]
+    InUse { volume: VolumeId, clients: Vec<String> },
     #[error("volume {volume} cannot be deleted: {reason}")]
     Kept { volume: VolumeId, reason: String },
     #[error("volume {0} is being used or checked at the moment: try again later")]
@@ -70,7 +70,7 @@ impl CatalogueError {
             | CatalogueError::InvalidChunkSize(_)
             | CatalogueError::InvalidProfile(_) => Errno::EINVAL,
             CatalogueError::BelowUse { .. } => Errno::ENOSPC,
-            CatalogueError::Mounted { .. } | CatalogueError::Kept { .. } | CatalogueError::Busy(_) => Errno::EBUSY,
+            CatalogueError::InUse { .. } | CatalogueError::Kept { .. } | CatalogueError::Busy(_) => Errno::EBUSY,
             CatalogueError::Opening(_) => Errno::EAGAIN,
             CatalogueError::Io { source, .. } => source.raw_os_error().map_or(Errno::EIO, Errno),
             CatalogueError::Broken { .. }

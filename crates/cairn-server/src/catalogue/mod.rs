@@ -417,15 +417,15 @@ fn refuse_if_mounted(volume: &Volume) -> Result<(), CatalogueError> {
     if !volume.mounted() {
         return Ok(());
     }
-    let mounts = volume
+    let clients = volume
         .sessions()
         .into_iter()
         .map(|session| {
-            let at = format!("at {} on {}", session.info.directory, session.info.host);
-            if session.connected { at } else { format!("{at} (not connected at the moment)") }
+            let client = format!("{} on {}", session.info.kind, session.info.host);
+            if session.connected { client } else { format!("{client} (not connected at the moment)") }
         })
         .collect();
-    Err(CatalogueError::Mounted { volume: volume.info().id, mounts })
+    Err(CatalogueError::InUse { volume: volume.info().id, clients })
 }
 
 /// Makes a volume's directory under a name that does not count yet, and renames it when it is complete.

@@ -2,7 +2,7 @@
 
 use cairn_engine::push_channel;
 use cairn_types::limits::CHUNK_SIZE_DEFAULT;
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::{ClientInfo, ClientKind};
 
 use super::*;
 
@@ -114,7 +114,12 @@ async fn a_mounted_volume_is_not_deleted() {
     let directory = tempfile::tempdir().expect("directory");
     let catalogue = open(directory.path()).await;
     let id = catalogue.create(wanted("busy")).await.expect("made").info.id;
-    let info = MountInfo { host: "box".to_owned(), pid: 7, directory: "/workspace".to_owned(), read_only: false };
+    let info = ClientInfo {
+        host: "box".to_owned(),
+        pid: 7,
+        kind: ClientKind::Mount { directory: "/workspace".to_owned() },
+        read_only: false,
+    };
     let volume = catalogue.open_volume(&id).await.expect("open").shared();
     let (sender, _pushes) = push_channel();
     let (welcome, _) = volume.attach(info, "test".to_owned(), None, sender).await.expect("attached");

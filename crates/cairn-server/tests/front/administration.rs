@@ -41,7 +41,7 @@ async fn a_mounted_volume_is_not_deleted_and_is_after_its_session_ends() {
     match admin.admin(AdminRequest::Status).await {
         Ok(AdminReply::Status(status)) => {
             assert_eq!(status.sessions.len(), 1);
-            assert_eq!(status.sessions[0].info.directory, "/workspace");
+            assert_eq!(status.sessions[0].info.kind.directory(), Some("/workspace"));
             assert_eq!(status.listening.len(), 2);
         }
         other => panic!("{other:?}"),

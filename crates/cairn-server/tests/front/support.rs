@@ -9,7 +9,7 @@ use cairn_server::{Limits, Server, ServerConfig};
 use cairn_types::limits::CHUNK_SIZE_DEFAULT;
 use cairn_types::{Errno, VolumeId};
 use cairn_wire::admin::{AdminReply, AdminRequest, KeyInfo, KeyScopeRequest, VolumeStatus};
-use cairn_wire::handshake::{HelloReply, MountInfo};
+use cairn_wire::handshake::{ClientInfo, ClientKind, HelloReply};
 use cairn_wire::message::{Answer, Failure};
 use cairn_wire::{
     Frame, FrameError, FrameKind, FrameLimits, FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, Purpose, Refusal,
@@ -100,8 +100,13 @@ pub(crate) fn hello(purpose: Purpose) -> Hello {
 }
 
 pub(crate) fn mount_of(volume: &str) -> Purpose {
-    let info = MountInfo { host: "box".to_owned(), pid: 7, directory: "/workspace".to_owned(), read_only: false };
-    Purpose::Mount { volume: volume.to_owned(), info, resume: None }
+    let info = ClientInfo {
+        host: "box".to_owned(),
+        pid: 7,
+        kind: ClientKind::Mount { directory: "/workspace".to_owned() },
+        read_only: false,
+    };
+    Purpose::Session { volume: volume.to_owned(), info, resume: None }
 }
 
 pub(crate) fn new_volume(name: &str) -> AdminRequest {

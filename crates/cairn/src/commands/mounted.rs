@@ -13,7 +13,7 @@ use cairn_runtime::MemoryBudget;
 use cairn_types::Profile;
 use cairn_types::profile::MOOSEFS_SOURCE;
 use cairn_wire::admin::VolumeInfo;
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::{ClientInfo, ClientKind};
 
 use crate::cli::MountTuning;
 use crate::commands::report::{self, Emulation};
@@ -51,10 +51,10 @@ pub(crate) struct Live {
 /// Makes the volume available at its directory.
 pub(crate) async fn start(plan: Plan) -> Result<Live> {
     let directory = absolute(&plan.directory)?;
-    let info = MountInfo {
+    let info = ClientInfo {
         host: host_name(),
         pid: std::process::id(),
-        directory: directory.display().to_string(),
+        kind: ClientKind::Mount { directory: directory.display().to_string() },
         read_only: plan.tuning.read_only,
     };
     let has = |word: &str| plan.kernel_options.iter().any(|option| option.split(',').any(|given| given == word));

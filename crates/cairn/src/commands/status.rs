@@ -58,7 +58,7 @@ fn told_by_mount(session: &SessionStatus) -> Option<Told> {
     if !session.connected || session.info.host != mounted::host_name() {
         return None;
     }
-    let directory = PathBuf::from(&session.info.directory);
+    let directory = PathBuf::from(session.info.kind.directory()?);
     let (sender, answer) = mpsc::channel();
     // On a thread, because a mount can take its time; one that never answers must not keep the command.
     let ask = move || drop(sender.send(super::stats::read(&directory)));
@@ -112,7 +112,7 @@ fn print_text(status: &ServerStatus) {
                 vec![
                     session.session.to_string(),
                     session.volume.to_string(),
-                    format!("{}:{}", session.info.host, session.info.directory),
+                    session.info.to_string(),
                     session.info.pid.to_string(),
                     session_state(session),
                     session.leases.to_string(),
@@ -121,13 +121,13 @@ fn print_text(status: &ServerStatus) {
                 ]
             })
             .collect();
-        output::table(&["SESSION", "VOLUME", "MOUNT", "PID", "STATE", "LEASES", "OPEN", "LOCKS"], &rows);
+        output::table(&["SESSION", "VOLUME", "CLIENT", "PID", "STATE", "LEASES", "OPEN", "LOCKS"], &rows);
         let mounts: Vec<Vec<String>> = status
             .sessions
             .iter()
             .filter_map(|session| {
                 let Told { transport, profile, short_circuit } = told_by_mount(session)?;
-                Some(vec![session.info.directory.clone(), profile, transport, short_circuit])
+                Some(vec![session.info.kind.directory()?.to_owned(), profile, transport, short_circuit])
             })
             .collect();
         if !mounts.is_empty() {
@@ -146,7 +146,8 @@ fn print_json(status: &ServerStatus) -> Result<()> {
             let told = told_by_mount(session);
             json!({
                 "session": session.session.0, "volume": session.volume.as_str(), "host": session.info.host,
-                "pid": session.info.pid, "directory": session.info.directory, "read_only": session.info.read_only,
+                "pid": session.info.pid, "kind": session.info.kind.word(), "directory": session.info.kind.directory(),
+                "read_only": session.info.read_only,
                 "peer": session.peer, "connected": session.connected, "silent_ms": session.silent_ms,
                 "transport": told.as_ref().map(|told| &told.transport),
                 "short_circuit": told.as_ref().map(|told| &told.short_circuit),

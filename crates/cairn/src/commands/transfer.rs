@@ -14,7 +14,7 @@ use cairn_transfer::archive::{Archive, ArchiveSink};
 use cairn_transfer::local::{LocalSink, LocalTree};
 use cairn_transfer::volume::{VolumeSink, VolumeTree};
 use cairn_transfer::{Format, Progress, Source, TransferError, pump, verify};
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::{ClientInfo, ClientKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -32,7 +32,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(600);
 pub(crate) fn import(options: &Import) -> Result<ExitCode> {
     let place = Place::parse(&options.target)?;
     let source = local_source(&options.source, options.as_file)?;
-    let transfer = Transfer::new(place, &options.tuning)?;
+    let transfer = Transfer::new(ClientKind::Import, place, &options.tuning)?;
     let copied = transfer.with_volume(false, |volume| {
         let sink = VolumeSink::new(transfer.tree(volume), transfer.verifies);
         transfer.run("copying", source.total_bytes(), |progress| pump(source.as_ref(), &sink, transfer.jobs, progress))
@@ -51,7 +51,7 @@ pub(crate) fn import(options: &Import) -> Result<ExitCode> {
 pub(crate) fn export(options: &Export) -> Result<ExitCode> {
     let place = Place::parse(&options.source)?;
     let target = &options.target;
-    let transfer = Transfer::new(place, &options.tuning)?;
+    let transfer = Transfer::new(ClientKind::Export, place, &options.tuning)?;
     let format = if target.is_dir() { None } else { Format::of(target) };
     let copied = transfer.with_volume(true, |volume| {
         let source = transfer.tree(volume);
@@ -112,6 +112,7 @@ impl Place {
 struct Transfer {
     runtime: Runtime,
     memory: MemoryBudget,
+    kind: ClientKind,
     place: Place,
     tuning: TransferTuning,
     jobs: usize,
@@ -124,10 +125,11 @@ struct Transfer {
 }
 
 impl Transfer {
-    fn new(place: Place, tuning: &TransferTuning) -> Result<Transfer> {
+    fn new(kind: ClientKind, place: Place, tuning: &TransferTuning) -> Result<Transfer> {
         Ok(Transfer {
             runtime: runtime::new()?,
             memory: MemoryBudget::of_process(),
+            kind,
             place,
             tuning: tuning.clone(),
             jobs: usize::from(tuning.jobs),
@@ -148,12 +150,8 @@ impl Transfer {
 
     /// A session with the volume for as long as `work` lasts. What was written is durable when it ends.
     fn with_volume<T>(&self, read_only: bool, work: impl FnOnce(&Volume) -> Result<T>) -> Result<T> {
-        let info = MountInfo {
-            host: mounted::host_name(),
-            pid: std::process::id(),
-            directory: if read_only { "(export)" } else { "(import)" }.to_owned(),
-            read_only,
-        };
+        let info =
+            ClientInfo { host: mounted::host_name(), pid: std::process::id(), kind: self.kind.clone(), read_only };
         let connect = connect::options(&self.tuning.connection)?;
         let session = SessionOptions::new(connect, self.place.volume.clone(), info);
         let options = VolumeOptions {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cairn_types::{Errno, FsResult};
+use cairn_types::Errno;
 use cairn_wire::handshake::WelcomeDetail;
 use cairn_wire::message::{Answer, Failure};
 use cairn_wire::{FrameError, FrameKind, Purpose, RefusalKind, Request, Response};
@@ -18,6 +18,7 @@ use super::super::breaker::{Breaker, TripOnDrop};
 use super::super::pending::Phase;
 use super::super::{Inner, OpenError};
 use crate::connect::{Reader, Writer, connect};
+use crate::error::{Error, FsResult};
 
 /// Pauses before a transfer is tried again double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -97,7 +98,7 @@ pub(super) async fn transfer(
     loop {
         until_connected(inner).await?;
         if generation.is_some_and(|generation| generation != inner.generation()) {
-            return Err(Errno::ESTALE);
+            return Err(Errno::ESTALE.into());
         }
         let slot = inner.data.pick();
         let load = Load::new(slot, expected.max(1));
@@ -107,17 +108,17 @@ pub(super) async fn transfer(
                 () = inner.sleep(inner.answer_limit()) => {
                     tracing::error!("the server did not answer a transfer within {:?}", inner.answer_limit());
                     link.breaker.trip();
-                    return Err(Errno::ETIMEDOUT);
+                    return Err(Errno::ETIMEDOUT.into());
                 }
             };
             if let Some((response, bulk)) = answer {
-                return response.map(|answer| (answer, bulk)).map_err(|failure| failure.errno);
+                return response.map(|answer| (answer, bulk)).map_err(Error::from);
             }
         }
         drop(load);
         if started.elapsed() > inner.options.give_up_after {
             tracing::error!("no data connection to the server for {:?}", inner.options.give_up_after);
-            return Err(Errno::EIO);
+            return Err(Errno::EIO.into());
         }
         inner.sleep(pause).await;
         pause = (pause * 2).min(PAUSE_LAST);
@@ -128,8 +129,8 @@ async fn until_connected(inner: &Inner) -> FsResult<()> {
     let mut phase = inner.phase.subscribe();
     match phase.wait_for(|phase| *phase != Phase::Reconnecting).await.map(|phase| *phase) {
         Ok(Phase::Connected) => Ok(()),
-        Ok(Phase::Closed) => Err(Errno::ESHUTDOWN),
-        _ => Err(Errno::EIO),
+        Ok(Phase::Closed) => Err(Errno::ESHUTDOWN.into()),
+        _ => Err(Errno::EIO.into()),
     }
 }
 
@@ -145,7 +146,7 @@ async fn link_of(inner: &Arc<Inner>, slot: &Slot) -> FsResult<Option<Arc<DataLin
     *current = None;
     let maker = Arc::clone(inner);
     // On the runtime: making a connection takes timers and sockets, and the caller may be on another thread.
-    let made = inner.runtime.spawn(async move { make_link(&maker).await }).await.unwrap_or(Err(Errno::EIO))?;
+    let made = inner.runtime.spawn(async move { make_link(&maker).await }).await.unwrap_or(Err(Errno::EIO.into()))?;
     current.clone_from(&made);
     Ok(made)
 }
@@ -165,7 +166,7 @@ async fn make_link(inner: &Arc<Inner>) -> FsResult<Option<Arc<DataLink>>> {
                     inner.breaker.lock().trip();
                     Ok(None)
                 }
-                _ => Err(Errno::EIO),
+                _ => Err(Errno::EIO.into()),
             };
         }
         Err(error) => {
@@ -175,7 +176,7 @@ async fn make_link(inner: &Arc<Inner>) -> FsResult<Option<Arc<DataLink>>> {
     };
     if !matches!(connection.welcome.detail, WelcomeDetail::Data) {
         tracing::error!("the server took a data connection for another kind");
-        return Err(Errno::EIO);
+        return Err(Errno::EIO.into());
     }
     let link = Arc::new(DataLink {
         writer: tokio::sync::Mutex::new(connection.writer),

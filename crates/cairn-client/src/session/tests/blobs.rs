@@ -56,7 +56,7 @@ async fn lasting_damage_is_an_error_and_reported() {
         let (number, _) = data.request().await;
         send_part(&mut data, number, true).await;
     }
-    assert_eq!(soon(reader).await.expect("task"), Err(Errno::EIO));
+    assert_eq!(soon(reader).await.expect("task"), Err(Errno::EIO.into()));
     assert_eq!(control.request().await.1, Request::ReportDamage { blob: BlobId(8), offset: 16_384 });
 }
 
@@ -70,7 +70,7 @@ async fn an_answer_that_does_not_cover_the_range_is_an_error() {
     let bytes = content().slice(..16_384);
     let part = BlobPart { offset: 0, length: 16_384, checksums: checksum::block_checksums(&bytes) };
     data.respond(number, Ok(Answer::Blobs(vec![part])), &[bytes]).await;
-    assert_eq!(soon(reader).await.expect("task"), Err(Errno::EIO));
+    assert_eq!(soon(reader).await.expect("task"), Err(Errno::EIO.into()));
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_blob_that_is_gone_is_not_a_fault() {
     let mut data = server.welcome_data().await;
     let (number, _) = data.request().await;
     data.fail(number, Errno::ENOENT).await;
-    assert_eq!(soon(reader).await.expect("task"), Err(Errno::ENOENT));
+    assert_eq!(soon(reader).await.expect("task"), Err(Errno::ENOENT.into()));
 }
 
 #[tokio::test]
@@ -118,5 +118,5 @@ async fn headers_must_fit_the_bytes() {
     let (session, _control, _) = server.open(server.options(), Script::default()).await;
     let header = BlobHeader { blob: BlobId(1), ino: Ino(1), chunk: 0, length: 3, checksums: vec![], hash: [0; 32] };
     let outcome = session.put_blobs(vec![header], vec![Bytes::from_static(b"four")]).await;
-    assert_eq!(outcome, Err(Errno::EINVAL));
+    assert_eq!(outcome, Err(Errno::EINVAL.into()));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_types::{Allocation, Errno, Ino, LeaseMode, MetaOp, OpReply, SessionId, VolumeId};
 use cairn_wire::admin::VolumeInfo;
-use cairn_wire::handshake::{HelloReply, MountInfo, Resume, SessionSecret, SessionWelcome, WelcomeDetail};
+use cairn_wire::handshake::{ClientInfo, HelloReply, Resume, SessionSecret, SessionWelcome, WelcomeDetail};
 use cairn_wire::message::{Answer, Applied, Failure, Grant};
 use cairn_wire::{
     FrameKind, FrameLimits, FrameReader, FrameWriter, Hello, Purpose, Push, Refusal, RefusalKind, Request, Response,
@@ -119,7 +119,7 @@ impl FakeServer {
         let mut connect = ConnectOptions::new(ServerAddress::Unix(self.path.clone()));
         connect.connect_timeout = Duration::from_secs(2);
         // It plays the server that sends everything.
-        SessionOptions { short_circuit: false, ..SessionOptions::new(connect, "models", MountInfo::default()) }
+        SessionOptions { short_circuit: false, ..SessionOptions::new(connect, "models", ClientInfo::default()) }
     }
 
     /// Stops listening: nobody can connect.
@@ -147,7 +147,7 @@ impl FakeServer {
     /// Accepts a session's control connection and welcomes it.
     pub(super) async fn welcome(&self, script: Script) -> Peer {
         let mut peer = self.accept().await;
-        assert!(matches!(peer.purpose, Purpose::Mount { .. }), "{:?}", peer.purpose);
+        assert!(matches!(peer.purpose, Purpose::Session { .. }), "{:?}", peer.purpose);
         peer.welcome(script).await;
         peer
     }
@@ -186,7 +186,7 @@ impl Peer {
     /// The session that the client wants to go on with.
     pub(super) fn resumed(&self) -> Option<SessionId> {
         match &self.purpose {
-            Purpose::Mount { resume, .. } => resume.map(|Resume { session, .. }| session),
+            Purpose::Session { resume, .. } => resume.map(|Resume { session, .. }| session),
             Purpose::Data { session, .. } => Some(*session),
             Purpose::Packs { .. } | Purpose::Admin => None,
         }

@@ -69,5 +69,5 @@ async fn conflicts_are_told() {
     assert!(matches!(request, Request::Unlock { ino: Ino(3), .. }));
     peer.answer(number, Answer::Done).await;
     let outcome = soon(asker).await.expect("task");
-    assert_eq!(outcome, (Ok(Some(lock(LockKind::Shared))), Err(Errno::EAGAIN), Ok(())));
+    assert_eq!(outcome, (Ok(Some(lock(LockKind::Shared))), Err(Errno::EAGAIN.into()), Ok(())));
 }

@@ -109,7 +109,7 @@ async fn an_absent_server_fails_requests_after_a_while_and_is_welcome_back() {
     drop(peer);
     let started = Instant::now();
     let outcome = soon(caller).await.expect("task");
-    assert_eq!(outcome, Err(Errno::EIO));
+    assert_eq!(outcome, Err(Errno::EIO.into()));
     soon(session.gave_up()).await;
     let writer = tokio::spawn({
         let session = session.clone();
@@ -117,8 +117,8 @@ async fn an_absent_server_fails_requests_after_a_while_and_is_welcome_back() {
     });
     assert!(started.elapsed() >= Duration::from_millis(150), "not before the limit");
     let started = Instant::now();
-    assert_eq!(session.query(Query::Usage).await, Err(Errno::EIO));
-    assert_eq!(session.new_ino().await, Err(Errno::EIO));
+    assert_eq!(session.query(Query::Usage).await, Err(Errno::EIO.into()));
+    assert_eq!(session.new_ino().await, Err(Errno::EIO.into()));
     assert_eq!(session.read_blobs(vec![]).await, Ok(vec![]));
     assert!(started.elapsed() < Duration::from_millis(100), "at once from now on");
     assert!(session.status().gave_up);
@@ -167,8 +167,8 @@ async fn a_fenced_session_is_replaced() {
             assert!(peer.resumed().is_some());
             peer.refuse(RefusalKind::SessionGone, "fenced").await;
         }
-        assert_eq!(soon(caller).await.expect("task"), Err(Errno::ESTALE));
-        assert_eq!(soon(writer).await.expect("task"), [Err(Errno::ESTALE)]);
+        assert_eq!(soon(caller).await.expect("task"), Err(Errno::ESTALE.into()));
+        assert_eq!(soon(writer).await.expect("task"), [Err(Errno::ESTALE.into())]);
         assert!(recorder.has(&Event::Fenced));
         assert!(!session.leases_valid(), "not even if time is left");
         assert_eq!(session.generation(), 1);
@@ -226,5 +226,5 @@ async fn a_hard_refusal_ends_the_wait_at_once() {
     let _ = peer.request().await;
     drop(peer);
     server.accept().await.refuse(RefusalKind::NotAllowed, "the key was revoked").await;
-    assert_eq!(soon(caller).await.expect("task"), Err(Errno::EIO));
+    assert_eq!(soon(caller).await.expect("task"), Err(Errno::EIO.into()));
 }

@@ -100,7 +100,7 @@ async fn a_failed_batch_gives_its_error_for_each_change() {
     let writer = tokio::spawn(async move { session.journal(vec![change(1), change(2)], session.generation()).await.0 });
     let (number, _) = peer.request().await;
     peer.fail(number, Errno::ESTALE).await;
-    assert_eq!(soon(writer).await.expect("task"), [Err(Errno::ESTALE), Err(Errno::ESTALE)]);
+    assert_eq!(soon(writer).await.expect("task"), [Err(Errno::ESTALE.into()), Err(Errno::ESTALE.into())]);
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn a_server_that_does_not_answer_is_not_waited_for_without_end() {
         let next = peer.request().await;
         (peer, number, next)
     });
-    assert_eq!(soon(caller).await.expect("task"), Err(Errno::ETIMEDOUT));
+    assert_eq!(soon(caller).await.expect("task"), Err(Errno::ETIMEDOUT.into()));
     // The change may still happen, so it is not forgotten. (A renewal may be pending beside it for a moment.)
     until(|| session.status().pending == 1).await;
     let asker = tokio::spawn(async move { session.query(Query::Usage).await.map(|_| ()) });
@@ -215,7 +215,7 @@ async fn closing_says_goodbye_and_fails_what_comes_later() {
     peer.answer(number, Answer::Done).await;
     soon(closing).await.expect("task");
     assert!(soon(peer.reader.read()).await.is_err(), "the connection is closed");
-    assert_eq!(soon(session.query(Query::Usage)).await, Err(Errno::ESHUTDOWN));
+    assert_eq!(soon(session.query(Query::Usage)).await, Err(Errno::ESHUTDOWN.into()));
     assert!(!session.leases_valid());
     until(|| Arc::strong_count(&recorder) == 1).await;
 }

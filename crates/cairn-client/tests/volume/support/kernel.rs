@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use cairn_client::FsResult;
 use cairn_client::Volume;
 use cairn_client::api::{Caller, Entry, FileSystem, Handle, KernelCache, Lookup, WriteFlags};
-use cairn_types::{Attr, AttrChange, Errno, FsResult, Ino, LockOwner, Name, NewNode, RenameMode};
+use cairn_types::{Attr, AttrChange, Errno, Ino, LockOwner, Name, NewNode, RenameMode};
 use parking_lot::Mutex;
 
 const PAGE: u64 = 4096;
@@ -92,7 +93,7 @@ impl Kernel {
         if let Some((found, until)) = cached
             && until > Instant::now()
         {
-            return found.ok_or(Errno::ENOENT);
+            return found.ok_or(Errno::ENOENT.into());
         }
         match self.volume.lookup(parent, of.clone()).await? {
             Lookup::Found(entry) => {
@@ -101,7 +102,7 @@ impl Kernel {
             }
             Lookup::Absent { entry_ttl } => {
                 self.cache.0.lock().entries.insert((parent, of), (None, Instant::now() + entry_ttl));
-                Err(Errno::ENOENT)
+                Err(Errno::ENOENT.into())
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cairn_client::{ConnectOptions, ServerAddress, SessionOptions, Volume, VolumeOptions};
 use cairn_runtime::MemoryBudget;
 use cairn_server::{NewVolume, Server, ServerConfig};
-use cairn_wire::handshake::MountInfo;
+use cairn_wire::handshake::ClientInfo;
 
 use self::gate::Gate;
 use self::kernel::Kernel;
@@ -84,7 +84,7 @@ impl World {
 }
 
 async fn mount_at(socket: PathBuf, options: VolumeOptions) -> Kernel {
-    let session = SessionOptions::new(ConnectOptions::new(ServerAddress::Unix(socket)), VOLUME, MountInfo::default());
+    let session = SessionOptions::new(ConnectOptions::new(ServerAddress::Unix(socket)), VOLUME, ClientInfo::default());
     let volume = Volume::open(session, options, tokio::runtime::Handle::current()).await.expect("mounted");
     let kernel = Kernel::new(volume.clone());
     volume.attach_kernel(Arc::new(kernel.cache()));
