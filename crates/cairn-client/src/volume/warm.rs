@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cairn_types::{Errno, Ino, LeaseMode};
 
-use super::{Shared, WARM_ATTRIBUTE};
+use super::{Mount, WARM_ATTRIBUTE};
 use crate::cache::disk::DiskCache;
 use crate::cache::fetch::Want;
 use crate::error::FsResult;
@@ -28,7 +28,7 @@ pub(super) fn range_asked_for(name: &[u8]) -> Option<Range<u64>> {
     Some(offset..offset.checked_add(length)?)
 }
 
-impl Shared {
+impl Mount {
     /// Brings the range into the disk cache and says how much of it is there, of how much, and what the cache holds.
     pub(super) async fn warm(self: &Arc<Self>, ino: Ino, range: Range<u64>) -> FsResult<Bytes> {
         let Some(disk) = self.blocks.disk() else { return Ok(Bytes::from_static(b"none")) };
