@@ -24,7 +24,6 @@ pub mod session;
 mod stats;
 mod timer;
 mod tls;
-mod upkeep;
 mod volume;
 mod walk;
 mod writeback;

@@ -364,7 +364,7 @@ impl Recall {
             if (bytes > 0 || nodes > 0)
                 && let Err(errno) = recall.session.reserve(bytes, bytes, nodes, nodes).await
             {
-                tracing::warn!(?errno, bytes, nodes, "room for buffered writes could not be reserved again");
+                tracing::warn!(?errno, bytes, nodes, "space for buffered writes could not be reserved again");
             }
         });
     }

@@ -14,10 +14,10 @@ use crate::node::NodeState;
 /// What is asked for beyond the immediate need: bytes, and nodes.
 pub(crate) const GENEROUS: u64 = 64 * 1024 * 1024;
 pub(crate) const GENEROUS_NODES: u64 = 8192;
-/// Free room goes back after this long without use.
+/// Free space goes back after this long without use.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// An amount of room.
+/// An amount of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Amount {
     pub bytes: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Amount {
 struct State {
     free: Amount,
     drawn: Amount,
-    /// Needs of writers that are waiting for room, in bytes: what is free is kept for them.
+    /// Needs of writers that are waiting for space, in bytes: what is free is kept for them.
     wanted: u64,
     used_at: Instant,
 }
@@ -47,7 +47,7 @@ impl SpaceReservation {
         SpaceReservation { state, allocation }
     }
 
-    /// Takes `bytes` of free room. If there is too little, takes nothing and tells how much is missing.
+    /// Takes `bytes` of free space. If there is too little, takes nothing and tells how much is missing.
     pub(crate) fn draw(&self, bytes: u64) -> Result<(), u64> {
         let mut state = self.state.lock();
         state.used_at = Instant::now();
@@ -61,7 +61,7 @@ impl SpaceReservation {
         }
     }
 
-    /// Takes room for one node, if there is any.
+    /// Takes space for one node, if there is any.
     pub(crate) fn draw_node(&self) -> bool {
         let mut state = self.state.lock();
         state.used_at = Instant::now();
@@ -71,7 +71,7 @@ impl SpaceReservation {
         true
     }
 
-    /// A node that room was drawn for has been made at the server (`consumed`), or will not be made.
+    /// A node that space was drawn for has been made at the server (`consumed`), or will not be made.
     pub(crate) fn release_node(&self, consumed: bool) {
         let mut state = self.state.lock();
         state.drawn.nodes = state.drawn.nodes.saturating_sub(1);
@@ -101,7 +101,7 @@ impl SpaceReservation {
         full.charged(self.allocation).saturating_sub(base.charged(self.allocation))
     }
 
-    /// Gives back room that a file's buffered content no longer needs; `consumed` bytes of it were used by the server.
+    /// Gives back space that a file's buffered content no longer needs; `consumed` bytes of it were used by the server.
     pub(crate) fn return_unneeded(&self, state: &mut NodeState, consumed: u64) {
         let needed = self.needed_by(state, 0);
         let Some(file) = state.file_mut() else { return };
@@ -121,14 +121,14 @@ impl SpaceReservation {
         self.state.lock().drawn
     }
 
-    /// Keeps free room for a write that will need `bytes` in all, until the guard is dropped. Otherwise room could go
+    /// Keeps free space for a write that will need `bytes` in all, until the guard is dropped. Otherwise space could go
     /// back and forth for ever: the server asks everybody to give back what is free before it refuses a request.
     pub(crate) fn want(&self, bytes: u64) -> Wanted<'_> {
         self.state.lock().wanted += bytes;
         Wanted { space: self, bytes }
     }
 
-    /// Takes all free room out that no writer waits for, to be given back to the server.
+    /// Takes all free space out that no writer waits for, to be given back to the server.
     pub(crate) fn take_free(&self) -> Amount {
         let mut state = self.state.lock();
         let spare = state.free.bytes.saturating_sub(state.wanted);
@@ -180,38 +180,38 @@ mod tests {
 
     #[test]
     fn bytes_are_free_or_drawn_or_consumed() {
-        let room = reservation();
-        assert_eq!(room.draw(10), Err(10));
-        room.add(bytes(100));
-        assert_eq!(room.draw(30), Ok(()));
-        assert_eq!(room.draw(80), Err(10));
-        assert_eq!(room.drawn(), bytes(30));
-        room.release(30, 20);
-        assert_eq!(room.drawn(), bytes(0));
-        assert_eq!(room.take_free(), bytes(80));
-        assert_eq!(room.draw(1), Err(1));
+        let space = reservation();
+        assert_eq!(space.draw(10), Err(10));
+        space.add(bytes(100));
+        assert_eq!(space.draw(30), Ok(()));
+        assert_eq!(space.draw(80), Err(10));
+        assert_eq!(space.drawn(), bytes(30));
+        space.release(30, 20);
+        assert_eq!(space.drawn(), bytes(0));
+        assert_eq!(space.take_free(), bytes(80));
+        assert_eq!(space.draw(1), Err(1));
     }
 
     #[test]
     fn a_node_is_free_or_drawn_or_made() {
-        let room = reservation();
-        assert!(!room.draw_node());
-        room.add(Amount { bytes: 0, nodes: 2 });
-        assert!(room.draw_node() && room.draw_node() && !room.draw_node());
-        room.release_node(true);
-        room.release_node(false);
-        assert_eq!((room.drawn().nodes, room.take_free().nodes), (0, 1));
+        let space = reservation();
+        assert!(!space.draw_node());
+        space.add(Amount { bytes: 0, nodes: 2 });
+        assert!(space.draw_node() && space.draw_node() && !space.draw_node());
+        space.release_node(true);
+        space.release_node(false);
+        assert_eq!((space.drawn().nodes, space.take_free().nodes), (0, 1));
     }
 
     #[test]
     fn what_a_writer_waits_for_is_not_given_back() {
-        let room = reservation();
-        room.add(bytes(10));
-        let wanted = room.want(8);
-        assert_eq!(room.take_free(), bytes(2));
-        assert_eq!(room.draw(8), Ok(()));
+        let space = reservation();
+        space.add(bytes(10));
+        let wanted = space.want(8);
+        assert_eq!(space.take_free(), bytes(2));
+        assert_eq!(space.draw(8), Ok(()));
         drop(wanted);
-        room.release(8, 0);
-        assert_eq!(room.take_free(), bytes(8));
+        space.release(8, 0);
+        assert_eq!(space.take_free(), bytes(8));
     }
 }

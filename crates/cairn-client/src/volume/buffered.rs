@@ -126,7 +126,7 @@ impl Mount {
             return Ok(None);
         }
         self.journal.wait_for_space().await?;
-        if !self.draw_node().await? {
+        if !self.reserve_node().await? {
             return Ok(None);
         }
         let generation = self.session.generation();

@@ -25,6 +25,7 @@ mod series;
 
 pub(crate) mod space;
 mod subtree;
+mod upkeep;
 mod warm;
 mod write;
 mod xattrs;

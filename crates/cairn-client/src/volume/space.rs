@@ -1,4 +1,4 @@
-//! Room for buffered writes, and `statfs`.
+//! Space for buffered writes, and `statfs`.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::error::FsResult;
 use crate::reservation::{Amount, GENEROUS, GENEROUS_NODES};
 
 impl Mount {
-    /// Gets at least `missing` more bytes of room from the server.
-    pub(crate) async fn more_room(&self, missing: u64) -> FsResult<()> {
+    /// Gets at least `missing` more bytes of space from the server.
+    pub(crate) async fn reserve_more(&self, missing: u64) -> FsResult<()> {
         let limit = self.session.volume().bytes_limit;
         let generous = GENEROUS.min(limit / 16);
         let reserve = || self.session.reserve(missing, missing.saturating_add(generous), 0, 0);
         let (bytes, nodes) = match reserve().await {
-            // Files that were removed here may still take room at the server.
+            // Files that were removed here may still take space at the server.
             Err(error) if error == Errno::EDQUOT && self.journal.len() > 0 => {
                 self.journal.flush().await?;
                 reserve().await?
@@ -30,8 +30,8 @@ impl Mount {
         Ok(())
     }
 
-    /// Draws room for a node that is made here. `false` if the server has none to set aside: it decides by itself then.
-    pub(crate) async fn draw_node(&self) -> FsResult<bool> {
+    /// Reserves space for a node that is made here. `false` if the server has none to set aside: it decides by itself then.
+    pub(crate) async fn reserve_node(&self) -> FsResult<bool> {
         while !self.space.draw_node() {
             match self.session.reserve(0, 0, 1, GENEROUS_NODES).await {
                 Ok((bytes, nodes)) => self.space.add(Amount { bytes, nodes }),

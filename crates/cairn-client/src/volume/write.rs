@@ -1,4 +1,4 @@
-//! `write`: into the overlay, under an exclusive lease, with room for it drawn first.
+//! `write`: into the overlay, under an exclusive lease, with space for it reserved first.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ enum Lacking {
     Recall,
     /// Extents of this chunk.
     Extents(u32),
-    /// Bytes of room: in all, and beyond what is free.
-    Room {
+    /// Bytes of the reservation: in all, and beyond what is free.
+    Space {
         needed: u64,
         missing: u64,
     },
@@ -89,9 +89,9 @@ impl Mount {
                 }
                 Lacking::Recall => self.await_recall(&node).await?,
                 Lacking::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
-                Lacking::Room { needed, missing } => {
+                Lacking::Space { needed, missing } => {
                     wanted = Some(self.space.want(needed));
-                    self.more_room(missing).await?;
+                    self.reserve_more(missing).await?;
                 }
                 Lacking::Memory => self.buffer.wait_for_space().await?,
                 Lacking::Privileges => {
@@ -158,7 +158,7 @@ impl Mount {
         if needed > file.reserved() {
             let more = needed - file.reserved();
             if let Err(missing) = self.space.draw(more) {
-                return Ok(Lacking::Room { needed: more, missing });
+                return Ok(Lacking::Space { needed: more, missing });
             }
             file.set_reserved(needed);
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use cairn_types::{Ino, LeaseMode};
 use cairn_wire::message::LeaseReturn;
 
+use super::Mount;
 use crate::stats::add;
-use crate::volume::Mount;
 
 const TICK: Duration = Duration::from_secs(1);
 /// How often the table of nodes is looked at: a walk brings several ten thousand a second.
