@@ -183,6 +183,7 @@ impl Mount {
         if self.closing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.warm_jobs.stop();
         let limit = sleep(&self.runtime, deadline);
         let outcome = tokio::select! {
             outcome = self.sync_all() => outcome,
