@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::Inner;
-use crate::quota::{Fill, Quota, Room};
+use crate::quota::{Fill, Quota, Space};
 use crate::recent::Recent;
 
 /// Most jobs of one round: bounds how long the first one waits for the last.
@@ -59,8 +59,8 @@ pub(crate) struct Round<'a> {
 impl Round<'_> {
     pub(crate) fn fill(&self) -> Fill {
         let volume = self.batch.volume();
-        let limit = Room { bytes: volume.config.bytes_limit, inodes: volume.config.inodes_limit };
-        Fill { limit, used: Room { bytes: volume.bytes_used, inodes: volume.inodes_used } }
+        let limit = Space { bytes: volume.config.bytes_limit, inodes: volume.config.inodes_limit };
+        Fill { limit, used: Space { bytes: volume.bytes_used, inodes: volume.inodes_used } }
     }
 
     /// Sorts out what a program is told (`Ok(Err)`) from what ends the round.
@@ -496,7 +496,7 @@ enum CommitError {
 
 fn commit(inner: &Inner, store: &VolumeStore, batch: Batch, needed: Reached) -> Result<CommitOutcome, CommitError> {
     if needed == Reached::Attached
-        && let Some(tails) = inner.chunks.take_tails(LOGGED_MAX)
+        && let Some(tails) = inner.blob_store.take_tails(LOGGED_MAX)
     {
         let outcome = batch.commit(Durability::DurableWith(&tails))?;
         inner.blobs.committed();
@@ -519,7 +519,7 @@ fn commit(inner: &Inner, store: &VolumeStore, batch: Batch, needed: Reached) -> 
 
 /// File bytes are durable before the metadata that point at them.
 fn commit_durably(inner: &Inner, mut batch: Batch) -> Result<CommitOutcome, CommitError> {
-    let synced = inner.chunks.sync()?;
+    let synced = inner.blob_store.sync()?;
     for (pack, length) in inner.blobs.durable_lengths(synced) {
         batch.set_pack_durable_length(pack, length)?;
     }
