@@ -5,12 +5,15 @@
 //! requests ─► dispatch ─┬─► query ──────► leases, snapshot          (any thread)
 //!                       ├─► changes ────► committer ─► metadata      (one writer)
 //!                       ├─► blobs ──────► blob store                 (any thread)
-//!                       └─► locks, room, sessions
+//!                       └─► locks, reservations, sessions
 //! background: maintenance (space), restart (grace), ending (sessions that are over)
 //! ```
 //!
 //! What it keeps lies in a [`Storage`]: a key-value store for metadata, a blob store for the bytes of files, neither of
-//! which need be local. It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
+//! which need be local. Opening takes the volume over ([`cairn_meta::Ownership`]): whoever had it open changes nothing any
+//! more, and stops serving when it finds out.
+//!
+//! It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
 //! [`PushSender`] of their control connection.
 //!
 //! Order of locks, outermost first: leases; then any one of sessions, open files, locks, pending blobs; then the queue of
@@ -39,8 +42,8 @@ mod query;
 mod quota;
 mod recall;
 mod recent;
+mod reservations;
 mod restart;
-mod room;
 mod sessions;
 mod storage;
 #[cfg(test)]
@@ -73,8 +76,8 @@ use maintenance::Maintenance;
 use open_files::OpenFiles;
 use pending::PendingBlobs;
 use recall::Leases;
+use reservations::Reservations;
 use restart::Restart;
-use room::RoomService;
 use sessions::Sessions;
 
 /// What a request is answered with: the answer and its bulk, or why not.
@@ -162,7 +165,7 @@ struct Inner {
     open_files: OpenFiles,
     locks: Locks,
     blobs: PendingBlobs,
-    room: RoomService,
+    reservations: Reservations,
     restart: Restart,
     maintenance: Maintenance,
     counters: Counters,
@@ -316,7 +319,7 @@ impl Volume {
             round.batch.resize_volume(bytes_limit, inodes_limit);
         });
         resized.await?;
-        self.inner.room.freed();
+        self.inner.reservations.freed();
         Ok(())
     }
 
@@ -333,7 +336,7 @@ impl Volume {
             round.batch.set_profile(text, allocation).map(|()| true)
         });
         let done = set.await??;
-        self.inner.room.freed();
+        self.inner.reservations.freed();
         Ok(done)
     }
 
