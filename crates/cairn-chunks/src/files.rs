@@ -9,8 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
+use crate::lock_order;
 use crate::place::PackId;
 
 /// The directory of packs and the descriptors that are open in it.
@@ -18,7 +19,7 @@ use crate::place::PackId;
 pub(crate) struct PackFiles {
     directory: PathBuf,
     capacity: usize,
-    open: Mutex<OpenFiles>,
+    open: Mutex<OpenFiles, lock_order::OpenFiles>,
 }
 
 #[derive(Debug, Default)]

@@ -23,6 +23,7 @@ mod dead;
 mod error;
 mod files;
 pub mod format;
+mod lock_order;
 mod place;
 mod read;
 mod reclaim;

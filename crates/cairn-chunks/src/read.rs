@@ -11,16 +11,17 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_types::BlobId;
 use cairn_types::checksum::{blob_hash, verify_blocks};
 use cairn_types::limits::CHECK_BLOCK;
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::format::{
     FormatError, PACK_HEADER_LEN, RecordHeader, parse_checksums, parse_pack_header, parse_record_header, prefix_len,
 };
+use crate::lock_order;
 use crate::place::{BlobPlace, PackId};
 use crate::store::PackStore;
 use crate::sys;
@@ -322,7 +323,7 @@ impl Head {
 /// Headers of the records that were read in parts last. A header never changes while its record is there, and whether that is
 /// so is asked for every read.
 #[derive(Debug)]
-pub(crate) struct Headers(Mutex<LruCache<BlobId, (BlobPlace, Arc<Head>)>>);
+pub(crate) struct Headers(Mutex<LruCache<BlobId, (BlobPlace, Arc<Head>)>, lock_order::KeptHeaders>);
 
 impl Default for Headers {
     fn default() -> Self {
