@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use cairn_locks::Mutex;
 
+use cairn_types::PackId;
+
 use crate::lock_order;
-use crate::place::PackId;
+use crate::place::file_name;
 
 /// The directory of packs and the descriptors that are open in it.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl PackFiles {
     }
 
     pub(crate) fn path(&self, pack: PackId) -> PathBuf {
-        self.directory.join(pack.file_name())
+        self.directory.join(file_name(pack))
     }
 
     /// The pack's file, open for reading and writing.

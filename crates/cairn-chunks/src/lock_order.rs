@@ -13,6 +13,8 @@ cairn_locks::ranks! { Band::Chunks;
     PackStates,
     /// Descriptors that are kept. Looked up from anywhere.
     OpenFiles,
+    /// All blobs of a store in memory.
+    MemoryBlobs,
     /// Headers of blobs that are read in parts.
     KeptHeaders,
 }

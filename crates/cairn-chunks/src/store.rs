@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cairn_locks::{Mutex, RwLock};
+use cairn_types::{BlobPlace, PackId};
 
 use crate::append::Writers;
 use crate::dead::{DeadRanges, OFFSET_MAX};
@@ -16,7 +17,6 @@ use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::files::PackFiles;
 use crate::format::{PACK_HEADER_LEN, PAYLOAD_MAX};
 use crate::lock_order;
-use crate::place::{BlobPlace, PackId};
 use crate::read::Headers;
 use crate::recover::{self, Recovery};
 use crate::sync::Flusher;

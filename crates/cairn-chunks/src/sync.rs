@@ -13,11 +13,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use cairn_locks::{Condvar, Mutex};
+use cairn_types::PackId;
 
 use crate::error::{ChunkError, Poison};
 use crate::files::PackFiles;
 use crate::lock_order;
-use crate::place::PackId;
 use crate::store::PackStore;
 use crate::sys;
 use crate::tails::Tail;

@@ -182,6 +182,7 @@ impl Shared {
         if self.closing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.warm_jobs.stop();
         let limit = self.sleep(deadline);
         let outcome = tokio::select! {
             outcome = self.sync_all() => outcome,
