@@ -22,7 +22,7 @@
 //!
 //! - Only content whose extents are known under a lease is fetched, and it lands in the block cache, which is keyed by
 //!   immutable blobs: what is fetched ahead may be useless, never wrong.
-//! - No lock is held while another is taken, or across an await.
+//! - The locks of [`Prefetch`] and of open files' streams are the innermost: nothing is locked or waited for under them.
 //! - It asks the server nothing itself but for blocks; other questions go through [`Ask`], which the operations implement.
 
 mod contents;
