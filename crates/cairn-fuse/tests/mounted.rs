@@ -57,9 +57,13 @@ fn special_files_are_made_with_their_kind_and_number() {
         assert!(make("socket", libc::S_IFSOCK | 0o600, 0).file_type().is_socket());
         let null = make("null", libc::S_IFCHR | 0o666, libc::makedev(1, 3));
         assert_eq!((null.file_type().is_char_device(), null.rdev()), (true, libc::makedev(1, 3)));
-        // Devices work on a mount of root's.
-        fs::write(mounted.path("null"), "gone").unwrap();
+        assert_eq!(errno(fs::write(mounted.path("null"), "refused")), libc::EACCES);
     });
+    let asked = Mounted::new(NEVER, |options| options.extra.push("dev".to_owned()));
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    let made = unsafe { libc::mknod(c_path(&asked.path("null")).as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, 3)) };
+    check(made).unwrap();
+    fs::write(asked.path("null"), "gone").unwrap();
 }
 
 #[test]
@@ -198,7 +202,7 @@ fn statx_tells_the_birth_time_and_statfs_exact_figures() {
         assert_eq!((figures.f_bsize, figures.f_namemax), (512, 255));
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let line = mounts.lines().find(|line| line.contains(mounted.root().to_str().unwrap())).unwrap();
-        assert!(line.starts_with("cairn:test ") && line.contains(" fuse.cairn rw,relatime,"), "{line}");
+        assert!(line.starts_with("cairn:test ") && line.contains(" fuse.cairn rw,nosuid,nodev,relatime,"), "{line}");
     });
 }
 
