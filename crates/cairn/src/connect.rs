@@ -1,7 +1,7 @@
 //! From the flags of [`crate::cli::Connection`] to a server.
 
 use anyhow::{Context, Result};
-use cairn_client::{AdminClient, AdminError, ConnectOptions, OpenError, OpenVolumeError, ServerAddress};
+use cairn_client::{AdminClient, AdminError, ConnectError, ConnectOptions, OpenVolumeError, ServerAddress};
 use cairn_wire::admin::{AdminReply, AdminRequest};
 
 use crate::cli::Connection;
@@ -44,25 +44,24 @@ pub(crate) async fn admin(connection: &Connection) -> Result<AdminClient> {
 
 pub(crate) fn admin_error(error: AdminError) -> anyhow::Error {
     let exit = match &error {
-        AdminError::Unreachable { .. } => Exit::Unreachable,
-        AdminError::Refused(_) | AdminError::Failed(_) => Exit::Refused,
-        _ => Exit::Failure,
+        AdminError::Connect(error) => connect_exit(error),
+        AdminError::Failed(_) => Exit::Refused,
+        AdminError::Lost { .. } => Exit::Failure,
     };
     WithExit(exit, error.to_string()).into()
 }
 
-fn open_error(error: OpenError) -> anyhow::Error {
-    let exit = match &error {
-        OpenError::Unreachable { .. } => Exit::Unreachable,
-        OpenError::Refused(_) => Exit::Refused,
-        _ => Exit::Failure,
-    };
-    WithExit(exit, error.to_string()).into()
+fn connect_exit(error: &ConnectError) -> Exit {
+    match error {
+        ConnectError::Unreachable { .. } => Exit::Unreachable,
+        ConnectError::Refused(_) => Exit::Refused,
+        ConnectError::Tls(_) | ConnectError::Protocol { .. } => Exit::Failure,
+    }
 }
 
 pub(crate) fn open_volume_error(error: OpenVolumeError) -> anyhow::Error {
     match error {
-        OpenVolumeError::Session(error) => open_error(error),
+        OpenVolumeError::Session(error) => WithExit(connect_exit(&error), error.to_string()).into(),
         error @ OpenVolumeError::DiskCache(_) => WithExit(Exit::CannotMount, error.to_string()).into(),
     }
 }

@@ -59,7 +59,7 @@ impl Inner {
                     self.clock.renew(sent);
                 }
                 Ok(Answer::Done) if !last => {}
-                Ok(_) => return Err(AdmitError::NotReclaimed("its answer does not fit".into())),
+                Ok(_) => return Err(AdmitError::NotReclaimed("it sent an unexpected answer".into())),
                 Err(failure) if failure.errno == Errno::ESTALE => return Err(AdmitError::SessionGone),
                 Err(failure) => return Err(AdmitError::NotReclaimed(failure.message)),
             }

@@ -9,7 +9,7 @@ use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Shared;
-use super::core::{outcome_unknown, stale, unfitting};
+use super::core::{stale, unfitting};
 use crate::api::{AttrReply, Handle};
 use crate::error::FsResult;
 use crate::inodes::{Node, NodeState};
@@ -129,7 +129,7 @@ impl Shared {
                         }
                     }
                     (Ok(_), None) => file.extents.clear(),
-                    (Err(error), _) if outcome_unknown(error) => file.extents.clear(),
+                    (Err(error), _) if error.may_have_happened() => file.extents.clear(),
                     (Err(_), _) => {}
                 }
             }

@@ -53,7 +53,7 @@ use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
 use crate::readahead::WINDOW_MAX;
 use crate::room::Room;
-use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
+use crate::session::{ConnectError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
 use crate::table::Table;
 use crate::walk::TreeWalk;
@@ -126,7 +126,7 @@ pub type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenVolumeError {
     #[error(transparent)]
-    Session(#[from] OpenError),
+    Session(#[from] ConnectError),
     #[error(transparent)]
     DiskCache(#[from] DiskCacheError),
 }
@@ -230,7 +230,7 @@ impl Volume {
         .await?;
         let Some(shared) = made.into_inner() else {
             let reason = "the session never began".to_owned();
-            return Err(OpenError::Protocol { address: String::new(), reason }.into());
+            return Err(ConnectError::Protocol { address: String::new(), reason }.into());
         };
         if let Err(error) = shared.open_disk_cache(owner).await {
             shared.session.clone().close().await;

@@ -15,7 +15,7 @@ use cairn_types::{AttrChange, Errno, LeaseMode, MetaOp, OpReply, Timestamp, Writ
 use super::FLUSH_SOON;
 use super::recovery::Lost;
 use super::upload::{Part, Round, bytes_of};
-use crate::error::{Error, FsResult};
+use crate::error::{Error, ErrorKind, FsResult};
 use crate::inodes::{Node, NodeState};
 use crate::overlay::{Freeze, FrozenChunk};
 use crate::stats::add;
@@ -135,7 +135,7 @@ impl Shared {
                     self.journal.hurry();
                     tokio::select! {
                         () = changed => {}
-                        () = self.session.gave_up() => return Err(Errno::EIO.into()),
+                        error = self.session.gave_up() => return Err(error),
                     }
                 }
                 continue;
@@ -147,7 +147,7 @@ impl Shared {
             let flushed = tokio::select! {
                 biased;
                 flushed = flush => flushed,
-                () = self.session.gave_up() => return Err(Errno::EIO.into()),
+                error = self.session.gave_up() => return Err(error),
             };
             match flushed {
                 Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>()?,
@@ -170,7 +170,7 @@ impl Shared {
         let flushed = tokio::select! {
             biased;
             flushed = flush => flushed,
-            () = self.session.gave_up() => return Err(Errno::EIO.into()),
+            error = self.session.gave_up() => return Err(error),
         };
         let mut outcome = match flushed {
             Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>(),
@@ -311,7 +311,7 @@ impl Shared {
                 part.extents.chunks(OP_EXTENTS).map(write).collect()
             }
             _ => {
-                part.outcome = Err(Errno::ESTALE.into());
+                part.outcome = Err(Error::FENCED);
                 Vec::new()
             }
         }
@@ -368,20 +368,20 @@ impl Shared {
 
     /// Whether a flush that failed so is tried again.
     pub(crate) fn is_passing(&self, node: &Node, error: &Error) -> bool {
-        match error.errno() {
-            Errno::ETIMEDOUT | Errno::EAGAIN | Errno::EINTR | Errno::ENOTCONN | Errno::ESHUTDOWN => true,
-            Errno::EIO => {
-                let status = self.session.status();
-                if status.gave_up || !status.connected {
-                    return true;
-                }
+        match error.kind() {
+            ErrorKind::TryAgain
+            | ErrorKind::TimedOut
+            | ErrorKind::Unreachable
+            | ErrorKind::OutcomeUnknown
+            | ErrorKind::Closed => true,
+            ErrorKind::Failed | ErrorKind::Damaged => {
                 let mut state = node.lock();
                 state.file_mut().is_some_and(|file| {
                     file.failures += 1;
                     file.failures < FAILURES_MAX
                 })
             }
-            _ => false,
+            ErrorKind::NotFound | ErrorKind::Refused | ErrorKind::NoSpace | ErrorKind::Fenced => false,
         }
     }
 

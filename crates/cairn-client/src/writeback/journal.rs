@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::flush::{Claim, claim_locked};
-use crate::error::{Error, FsResult};
+use crate::error::{Error, ErrorKind, FsResult};
 use crate::inodes::Node;
 use crate::overlay::Freeze;
 use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX};
@@ -213,7 +213,7 @@ impl Shared {
             [Some((_, name)), _] => name.to_string(),
             _ => format!("{op:?}").chars().take(40).collect(),
         };
-        if *error != Errno::ESHUTDOWN {
+        if error.kind() != ErrorKind::Closed {
             tracing::error!(name = what, ?error, "a buffered change could not be made at the server and is lost");
         }
         let made = op.made_node();
@@ -278,7 +278,7 @@ impl Shared {
             }
             tokio::select! {
                 () = progress => {}
-                () = &mut gave_up => return Err(Errno::EIO.into()),
+                error = &mut gave_up => return Err(error),
                 () = &mut limit => return Err(Errno::ETIMEDOUT.into()),
             }
         }
@@ -322,7 +322,7 @@ impl Shared {
         Some(tokio::select! {
             biased;
             outcome = outcome => outcome.unwrap_or(Err(Errno::EIO.into())),
-            () = self.session.gave_up() => Err(Errno::EIO.into()),
+            error = self.session.gave_up() => Err(error),
             () = limit => Err(Errno::ETIMEDOUT.into()),
         })
     }
@@ -363,7 +363,7 @@ impl Shared {
             if let Some(claim) = entry.content.take() {
                 self.release_claim(&mut Some(claim));
             }
-            self.entry_answered(entry, Err(Errno::ESTALE.into()));
+            self.entry_answered(entry, Err(Error::FENCED));
         }
         self.journal.note_answered(count);
     }

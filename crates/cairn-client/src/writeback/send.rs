@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, OpReply};
+use cairn_types::OpReply;
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use cairn_wire::message::BlobHeader;
 
 use super::journal::Entry;
 use super::upload::Part;
-use crate::error::FsResult;
+use crate::error::{Error, FsResult};
 use crate::session::{JournalAnswer, JournalMessage};
 use crate::stats::add;
 use crate::volume::Shared;
@@ -55,9 +55,8 @@ impl Shared {
         self.absorb(&grants, &[]);
         let mut waiting = Vec::new();
         for ((mut entry, part), place) in batch.into_iter().zip(brought).zip(places) {
-            let mut answer =
-                |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Errno::ESTALE.into()));
-            let mut outcome = Err(Errno::ESTALE.into());
+            let mut answer = |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Error::FENCED));
+            let mut outcome = Err(Error::FENCED);
             let mut content = Ok(());
             if let Some((changes, own)) = place {
                 if let Some(mut part) = part {
@@ -71,7 +70,7 @@ impl Shared {
                 }
                 outcome = if entry.op.is_some() { answer(own) } else { Ok(OpReply::default()) };
             } else if let Some(part) = part {
-                outcome = part.outcome.clone().map_or_else(Err, |()| Err(Errno::ESTALE.into()));
+                outcome = part.outcome.clone().map_or_else(Err, |()| Err(Error::FENCED));
                 content = self.end_part(&part);
             }
             if let Some(durable) = entry.durable.take() {
