@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use cairn_meta::{ApplyContext, ApplyError, BlobPlace, Durability, VolumeConfig, VolumeStore};
+use cairn_meta::{ApplyContext, ApplyError, Durability, VolumeConfig, VolumeStore};
 use cairn_types::{
-    BlobId, Extent, Ino, MetaOp, Name, NewNode, SessionId, Source, Timestamp, VolumeId, WrittenExtent, XattrMode,
+    BlobId, BlobPlace, Extent, Ino, MetaOp, Name, NewNode, PackId, SessionId, Source, Timestamp, VolumeId, WrittenExtent, XattrMode,
 };
 
 pub static VOLUME_CONFIG: LazyLock<VolumeConfig> = LazyLock::new(|| VolumeConfig {
@@ -25,7 +25,7 @@ const BLOB_LENGTH: u32 = 1000;
 /// Where a pending blob lies.
 pub fn pending(blob: BlobId) -> Option<BlobPlace> {
     let stored_len = BLOB_LENGTH + 80;
-    let place = BlobPlace { pack: 1, offset: blob.0 << 12, payload_len: BLOB_LENGTH, stored_len };
+    let place = BlobPlace { pack: PackId(1), offset: blob.0 << 12, payload_len: BLOB_LENGTH, stored_len };
     PENDING.contains(&blob.0).then_some(place)
 }
 

@@ -58,8 +58,8 @@ fuzz_target!(|input: Input| {
     }
     let Ok((store, recovery)) = PackStore::open(directory.path().to_owned(), &options, known) else { return };
     for found in &recovery.blobs {
-        let number = found.header.blob.0 as usize - 1;
-        assert_eq!(found.header.payload_len as usize, usize::from(lengths[number]) + 1);
+        let number = found.blob.0 as usize - 1;
+        assert_eq!(found.place.payload_len as usize, usize::from(lengths[number]) + 1);
     }
     for pack in store.pack_ids() {
         let Ok(mut scan) = store.scan(pack) else { continue };

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
-use cairn_chunks::{BlobPlace, NewBlob, Options, PackStore};
+use cairn_chunks::{NewBlob, Options, PackStore};
 use cairn_types::checksum::{blob_hash, block_checksums};
-use cairn_types::{BlobId, Ino};
+use cairn_types::{BlobId, BlobPlace, Ino};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const MIB: usize = 1 << 20;

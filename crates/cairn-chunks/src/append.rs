@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use cairn_types::checksum::verify_blocks;
-use cairn_types::{BlobId, Ino};
+use cairn_types::{BlobId, BlobPlace, Ino, PackId};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::ChunkError;
@@ -22,7 +22,7 @@ use crate::format::{
     PACK_HEADER_LEN, PAYLOAD_MAX, PackHeader, RECORD_ALIGN, RecordHeader, encode_pack_header, encode_record_prefix,
     parse_pack_header, record_len,
 };
-use crate::place::{BlobPlace, PackId};
+use crate::place::record_place;
 use crate::store::{Pack, PackStore};
 use crate::sys;
 
@@ -46,7 +46,7 @@ pub struct NewBlob {
 }
 
 impl NewBlob {
-    fn verify(&self) -> Result<(), ChunkError> {
+    pub(crate) fn verify(&self) -> Result<(), ChunkError> {
         if self.payload.is_empty() || self.payload.len() > PAYLOAD_MAX as usize {
             return Err(ChunkError::BadLength { blob: self.id, length: self.payload.len() });
         }
@@ -155,7 +155,7 @@ impl PackStore {
         let mut end = start;
         let mut places = Vec::with_capacity(blobs.len());
         for blob in blobs {
-            let place = BlobPlace::new(writer.pack.id, end, blob.payload.len() as u32);
+            let place = record_place(writer.pack.id, end, blob.payload.len() as u32);
             end = place.end();
             places.push(place);
         }

@@ -1,10 +1,9 @@
 //! Compaction: the live records of a pack that is mostly dead move to the end of another.
 
-use cairn_types::BlobId;
+use cairn_types::{BlobId, BlobPlace, PackId};
 
 use crate::append::NewBlob;
 use crate::error::{ChunkError, Problem, ProblemKind};
-use crate::place::{BlobPlace, PackId};
 use crate::scan::{ScanItem, ScannedRecord};
 use crate::store::PackStore;
 

@@ -3,9 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use cairn_types::{BlobId, Errno};
-
-use crate::place::{BlobPlace, PackId};
+use cairn_types::{BlobId, BlobPlace, Errno, PackId};
 
 /// Why an operation on the packs failed.
 #[derive(Debug, thiserror::Error)]

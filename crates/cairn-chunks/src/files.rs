@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::place::PackId;
+use cairn_types::PackId;
+
+use crate::place::file_name;
 
 /// The directory of packs and the descriptors that are open in it.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl PackFiles {
     }
 
     pub(crate) fn path(&self, pack: PackId) -> PathBuf {
-        self.directory.join(pack.file_name())
+        self.directory.join(file_name(pack))
     }
 
     /// The pack's file, open for reading and writing.

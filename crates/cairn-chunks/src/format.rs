@@ -29,9 +29,7 @@
 //! Decoders take any bytes whatever and never panic.
 
 use cairn_types::limits::{CHECK_BLOCK, CHUNK_SIZE_MAX};
-use cairn_types::{BlobId, Ino};
-
-use crate::place::PackId;
+use cairn_types::{BlobId, Ino, PackId};
 
 /// Version of packs that this program writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;

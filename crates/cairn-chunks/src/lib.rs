@@ -2,7 +2,8 @@
 //!
 //! A *blob* is immutable bytes, written once; a *pack* is an append-only file of them ([`mod@format`] has its bytes). A
 //! [`PackStore`] is one directory of packs. It knows where bytes are, never what they mean: which blob lies where is
-//! kept by the metadata layer, as a [`BlobPlace`] for each.
+//! kept by the metadata layer, as a [`BlobPlace`](cairn_types::BlobPlace) for each. Whoever uses it knows it as a
+//! [`BlobStore`], so that a store of immutable objects can stand in; [`MemoryBlobs`] is one, for tests.
 //!
 //! What it promises, and to whom:
 //!
@@ -18,11 +19,14 @@
 //! All calls block. Locks are held only around memory and, for the one pack that a thread appends to, its own write.
 
 mod append;
+mod blob_store;
 mod compact;
 mod dead;
 mod error;
 mod files;
 pub mod format;
+mod local;
+mod memory;
 mod place;
 mod read;
 mod reclaim;
@@ -36,12 +40,14 @@ mod tails;
 mod tests;
 
 pub use append::NewBlob;
+pub use blob_store::{BlobStore, BlobStoreOpener, Capacity, Compact, ShortCircuit, StoredBlob, StoredBlobs, Wait};
 pub use compact::{Compaction, Move};
 pub use error::{ChunkError, Poison, Problem, ProblemKind};
-pub use place::{BlobPlace, PackId};
+pub use local::LocalPacks;
+pub use memory::MemoryBlobs;
 pub use read::{LocatedBlob, ReadBlob};
 pub use reclaim::{Freed, PackStats};
-pub use recover::{Cut, FoundBlob, Recovery};
+pub use recover::{Cut, Recovery};
 pub use scan::{Scan, ScanItem, ScannedRecord};
 pub use store::{Options, PackStore};
 pub use tails::restore_tails;

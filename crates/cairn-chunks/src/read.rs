@@ -11,17 +11,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_types::BlobId;
 use cairn_types::checksum::{blob_hash, verify_blocks};
 use cairn_types::limits::CHECK_BLOCK;
+use cairn_types::{BlobId, BlobPlace, PackId};
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use crate::blob_store::Wait;
 use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::format::{
     FormatError, PACK_HEADER_LEN, RecordHeader, parse_checksums, parse_pack_header, parse_record_header, prefix_len,
 };
-use crate::place::{BlobPlace, PackId};
+use crate::place::is_possible;
 use crate::store::PackStore;
 use crate::sys;
 
@@ -30,14 +31,6 @@ use crate::sys;
 const READ_THROUGH: u32 = CHECK_BLOCK;
 /// Headers that are kept: of 32 GiB in chunks of 4 MiB, with 1 KiB of checksums each.
 const HEADERS_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
-
-/// What a read may have to wait for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Medium {
-    Disk,
-    /// Nothing: bytes that the kernel has in memory, or [`ChunkError::NotInMemory`].
-    Memory,
-}
 
 /// Part of a blob, unverified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +44,17 @@ pub struct ReadBlob {
 }
 
 impl ReadBlob {
+    /// Bytes `range` of the blob, which was the range that was asked for, if every block matches its checksum; else the first
+    /// block of the blob that does not.
+    pub fn verified(&self, range: Range<u32>) -> Result<Bytes, usize> {
+        verify_blocks(&self.data, &self.checksums).map_err(|index| self.first_block() + index)?;
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let start = (range.start - self.data_offset) as usize;
+        Ok(self.data.slice(start..start + range.len()))
+    }
+
     fn first_block(&self) -> usize {
         (self.data_offset / CHECK_BLOCK) as usize
     }
@@ -78,7 +82,7 @@ impl PackStore {
     pub fn locate(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<LocatedBlob, ChunkError> {
         self.guarded(blob, place, &range, || {
             let data = widened(&range, place.payload_len);
-            let head = self.head_of(blob, place, Medium::Disk)?;
+            let head = self.head_of(blob, place, Wait::Storage)?;
             Ok(LocatedBlob {
                 position: place.offset + prefix_len(place.payload_len) as u64 + u64::from(data.start),
                 length: data.end - data.start,
@@ -95,7 +99,7 @@ impl PackStore {
     /// [`ChunkError::Damaged`] if the record is not there or its header is damaged. [`ChunkError::OutOfRange`],
     /// [`ChunkError::ImpossiblePlace`] for a caller's mistake.
     pub fn read(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<ReadBlob, ChunkError> {
-        self.fetch(blob, place, range, Medium::Disk).map(|(_, read)| read)
+        self.fetch(blob, place, range, Wait::Storage).map(|(_, read)| read)
     }
 
     /// As [`PackStore::read`], without waiting for the disk.
@@ -103,7 +107,7 @@ impl PackStore {
     /// # Errors
     /// [`ChunkError::NotInMemory`] where the disk would have to be waited for; else as for [`PackStore::read`].
     pub fn read_from_memory(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<ReadBlob, ChunkError> {
-        self.fetch(blob, place, range, Medium::Memory).map(|(_, read)| read)
+        self.fetch(blob, place, range, Wait::Never).map(|(_, read)| read)
     }
 
     /// Reads bytes `range` of a blob and verifies the blocks they lie in.
@@ -111,13 +115,9 @@ impl PackStore {
     /// # Errors
     /// As for [`PackStore::read`]; [`ChunkError::Damaged`] also if a block does not match its checksum.
     pub fn read_verified(&self, blob: BlobId, place: &BlobPlace, range: Range<u32>) -> Result<Bytes, ChunkError> {
-        let (_, read) = self.fetch(blob, place, range.clone(), Medium::Disk)?;
-        self.verify_data(blob, place, &read)?;
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
-        let start = (range.start - read.data_offset) as usize;
-        Ok(read.data.slice(start..start + range.len()))
+        let (_, read) = self.fetch(blob, place, range.clone(), Wait::Storage)?;
+        read.verified(range)
+            .map_err(|block| ChunkError::Damaged(self.problem(place, blob, ProblemKind::BadBlock { block })))
     }
 
     /// Checks everything about a blob's record: its header, every block, and the hash of the whole.
@@ -125,8 +125,9 @@ impl PackStore {
     /// # Errors
     /// [`ChunkError::Damaged`] says what is wrong; else as for [`PackStore::read`].
     pub fn verify_blob(&self, blob: BlobId, place: &BlobPlace) -> Result<(), ChunkError> {
-        let (header, read) = self.fetch(blob, place, 0..place.payload_len, Medium::Disk)?;
-        self.verify_data(blob, place, &read)?;
+        let (header, read) = self.fetch(blob, place, 0..place.payload_len, Wait::Storage)?;
+        read.verified(0..place.payload_len)
+            .map_err(|block| ChunkError::Damaged(self.problem(place, blob, ProblemKind::BadBlock { block })))?;
         if blob_hash(&read.data) == header.hash {
             return Ok(());
         }
@@ -165,21 +166,14 @@ impl PackStore {
         Ok(problems)
     }
 
-    fn verify_data(&self, blob: BlobId, place: &BlobPlace, read: &ReadBlob) -> Result<(), ChunkError> {
-        verify_blocks(&read.data, &read.checksums).map_err(|index| {
-            let kind = ProblemKind::BadBlock { block: read.first_block() + index };
-            ChunkError::Damaged(self.problem(place, blob, kind))
-        })
-    }
-
     fn fetch(
         &self,
         blob: BlobId,
         place: &BlobPlace,
         range: Range<u32>,
-        from: Medium,
+        wait: Wait,
     ) -> Result<(RecordHeader, ReadBlob), ChunkError> {
-        self.guarded(blob, place, &range, || self.fetch_record(blob, place, &range, from))
+        self.guarded(blob, place, &range, || self.fetch_record(blob, place, &range, wait))
     }
 
     /// Refuses what cannot be read, and what was freed before or during `read`.
@@ -190,7 +184,7 @@ impl PackStore {
         range: &Range<u32>,
         read: impl FnOnce() -> Result<T, ChunkError>,
     ) -> Result<T, ChunkError> {
-        if !place.is_possible() {
+        if !is_possible(place) {
             return Err(ChunkError::ImpossiblePlace(*place));
         }
         if range.start > range.end || range.end > place.payload_len {
@@ -213,23 +207,23 @@ impl PackStore {
         blob: BlobId,
         place: &BlobPlace,
         range: &Range<u32>,
-        from: Medium,
+        wait: Wait,
     ) -> Result<(RecordHeader, ReadBlob), ChunkError> {
         let wanted = widened(range, place.payload_len);
         let data_len = wanted.len();
         let prefix = prefix_len(place.payload_len);
         let (head, data) = if wanted.start <= READ_THROUGH {
-            let record = self.read_from_pack(blob, place, 0, prefix + wanted.end as usize, from)?;
+            let record = self.read_from_pack(blob, place, 0, prefix + wanted.end as usize, wait)?;
             let data = record.slice(record.len().min(prefix + wanted.start as usize)..);
             (Arc::new(self.checked_head(blob, place, &record[..record.len().min(prefix)])?), data)
         } else {
             let start = prefix as u64 + u64::from(wanted.start);
-            if from == Medium::Disk && self.headers.get(blob, place).is_none() {
+            if wait == Wait::Storage && self.headers.get(blob, place).is_none() {
                 // It fetches both at the same time.
                 self.read_soon(place, start, data_len);
             }
-            let head = self.head_of(blob, place, from)?;
-            (head, self.read_from_pack(blob, place, start, data_len, from)?)
+            let head = self.head_of(blob, place, wait)?;
+            (head, self.read_from_pack(blob, place, start, data_len, wait)?)
         };
         if data.len() < data_len {
             return Err(ChunkError::Damaged(self.problem(place, blob, ProblemKind::CutRecord)));
@@ -239,11 +233,11 @@ impl PackStore {
     }
 
     /// The header of a blob's record and its checksums, which are kept for the next time.
-    fn head_of(&self, blob: BlobId, place: &BlobPlace, from: Medium) -> Result<Arc<Head>, ChunkError> {
+    fn head_of(&self, blob: BlobId, place: &BlobPlace, wait: Wait) -> Result<Arc<Head>, ChunkError> {
         if let Some(head) = self.headers.get(blob, place) {
             return Ok(head);
         }
-        let bytes = self.read_from_pack(blob, place, 0, prefix_len(place.payload_len), from)?;
+        let bytes = self.read_from_pack(blob, place, 0, prefix_len(place.payload_len), wait)?;
         let head = Arc::new(self.checked_head(blob, place, &bytes)?);
         self.headers.put(blob, *place, Arc::clone(&head));
         Ok(head)
@@ -264,16 +258,16 @@ impl PackStore {
         place: &BlobPlace,
         offset: u64,
         length: usize,
-        from: Medium,
+        wait: Wait,
     ) -> Result<Bytes, ChunkError> {
         let io = |error: io::Error| ChunkError::io("cannot read", &self.files.path(place.pack))(error);
         let file = self.files.get(place.pack).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ChunkError::Damaged(self.problem(place, blob, ProblemKind::MissingFile)),
             _ => io(error),
         })?;
-        let bytes = match from {
-            Medium::Disk => sys::read_at(&file, place.offset + offset, length).map_err(io)?,
-            Medium::Memory => sys::read_at_now(&file, place.offset + offset, length)
+        let bytes = match wait {
+            Wait::Storage => sys::read_at(&file, place.offset + offset, length).map_err(io)?,
+            Wait::Never => sys::read_at_now(&file, place.offset + offset, length)
                 .map_err(io)?
                 .ok_or(ChunkError::NotInMemory { blob })?,
         };
@@ -297,7 +291,7 @@ impl PackStore {
 }
 
 /// The whole check blocks in which `range` lies; nothing for an empty range.
-fn widened(range: &Range<u32>, payload_len: u32) -> Range<u32> {
+pub(crate) fn widened(range: &Range<u32>, payload_len: u32) -> Range<u32> {
     let start = range.start - range.start % CHECK_BLOCK;
     let end = if range.is_empty() { start } else { range.end.next_multiple_of(CHECK_BLOCK).min(payload_len) };
     start..end

@@ -4,10 +4,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use cairn_types::{BlobPlace, PackId};
+
 use crate::dead::OFFSET_MAX;
 use crate::error::ChunkError;
 use crate::format::PACK_HEADER_LEN;
-use crate::place::{BlobPlace, PackId};
+use crate::place::is_possible;
 use crate::store::{Pack, PackStore};
 use crate::sys;
 
@@ -52,7 +54,7 @@ impl PackStore {
         for group in places.chunk_by(|left, right| left.pack == right.pack) {
             let Some(pack) = group.first().and_then(|place| self.pack(place.pack).ok()) else { continue };
             let end = pack.length().min(OFFSET_MAX);
-            if let Some(place) = group.iter().find(|place| !place.is_possible() || place.end() > end) {
+            if let Some(place) = group.iter().find(|place| !is_possible(place) || place.end() > end) {
                 return Err(ChunkError::ImpossiblePlace(*place));
             }
             groups.push((pack, group));

@@ -12,12 +12,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use cairn_types::BlobId;
+use cairn_types::{BlobId, PackId};
 
+use crate::blob_store::StoredBlob;
 use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::files::PackFiles;
 use crate::format::{FormatError, PACK_HEADER_LEN, RecordHeader, parse_pack_header};
-use crate::place::{BlobPlace, PackId};
+use crate::place::pack_of_file_name;
 use crate::scan::{Scan, ScanItem};
 use crate::sys;
 
@@ -26,18 +27,11 @@ use crate::sys;
 pub struct Recovery {
     /// Intact blobs, by pack and offset. Durable metadata may refer to some of them already; a blob may be there
     /// twice, with the same bytes; some may have been freed.
-    pub blobs: Vec<FoundBlob>,
+    pub blobs: Vec<StoredBlob>,
     /// Tails that held no whole record and were cut off.
     pub cuts: Vec<Cut>,
     /// Damage that nothing was done about: to what was durable, or between intact records behind it.
     pub problems: Vec<Problem>,
-}
-
-/// A blob that was appended after the last durable commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundBlob {
-    pub header: RecordHeader,
-    pub place: BlobPlace,
 }
 
 /// A pack was shortened.
@@ -132,7 +126,7 @@ impl FoundStore {
                     match payload {
                         Ok(_) => {
                             end = record.place.end();
-                            self.recovery.blobs.push(FoundBlob { header: record.header, place: record.place });
+                            self.recovery.blobs.push(StoredBlob::from(&record));
                         }
                         Err(block) => gaps.push((record.place.offset, Some(blob), ProblemKind::BadBlock { block })),
                     }
@@ -187,7 +181,7 @@ fn list_packs(directory: &Path) -> Result<BTreeMap<PackId, u64>, ChunkError> {
         let mut lengths = BTreeMap::new();
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
-            if let Some(pack) = entry.file_name().to_str().and_then(PackId::from_file_name) {
+            if let Some(pack) = entry.file_name().to_str().and_then(pack_of_file_name) {
                 lengths.insert(pack, entry.metadata()?.len());
             }
         }

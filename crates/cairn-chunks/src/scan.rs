@@ -10,13 +10,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_types::checksum::verify_blocks;
+use cairn_types::{BlobPlace, PackId};
 
+use crate::blob_store::StoredBlob;
 use crate::error::ChunkError;
 use crate::format::{
     FormatError, PACK_HEADER_LEN, RECORD_ALIGN, RECORD_HEADER_LEN, RECORD_MAGIC, RecordHeader, parse_checksums,
     parse_pack_header, parse_record_header, prefix_len,
 };
-use crate::place::{BlobPlace, PackId};
+use crate::place::record_place;
 use crate::store::PackStore;
 use crate::sys;
 
@@ -39,6 +41,13 @@ pub struct ScannedRecord {
     pub place: BlobPlace,
     /// One for each block of the payload.
     pub checksums: Vec<u32>,
+}
+
+impl From<&ScannedRecord> for StoredBlob {
+    fn from(record: &ScannedRecord) -> Self {
+        let RecordHeader { blob, ino, chunk, .. } = record.header;
+        StoredBlob { blob, ino, chunk, place: record.place }
+    }
 }
 
 /// A scan under way: an iterator over what is in the pack, in the order of offsets. Ends after an error.
@@ -121,7 +130,7 @@ impl Scan {
         }
         let Ok(header) = parsed else { return Ok(None) };
         let checksums = parse_checksums(bytes, header.payload_len);
-        let place = BlobPlace::new(self.pack, offset, header.payload_len);
+        let place = record_place(self.pack, offset, header.payload_len);
         Ok((place.end() <= self.end).then_some(ScannedRecord { header, place, checksums }))
     }
 

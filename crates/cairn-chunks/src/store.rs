@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use cairn_types::{BlobPlace, PackId};
 use parking_lot::{Mutex, RwLock};
 
 use crate::append::Writers;
@@ -15,7 +16,6 @@ use crate::dead::{DeadRanges, OFFSET_MAX};
 use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::files::PackFiles;
 use crate::format::{PACK_HEADER_LEN, PAYLOAD_MAX};
-use crate::place::{BlobPlace, PackId};
 use crate::read::Headers;
 use crate::recover::{self, Recovery};
 use crate::sync::Flusher;

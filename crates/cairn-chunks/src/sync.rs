@@ -12,11 +12,11 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use cairn_types::PackId;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{ChunkError, Poison};
 use crate::files::PackFiles;
-use crate::place::PackId;
 use crate::store::PackStore;
 use crate::sys;
 use crate::tails::Tail;

@@ -11,9 +11,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::place::PackId;
+use crate::place::file_name;
 use crate::store::PackStore;
 use crate::sys;
+use cairn_types::PackId;
 
 /// Bytes of a pack that are neither flushed nor stored elsewhere.
 pub(crate) struct Tail {
@@ -48,7 +49,7 @@ impl PackStore {
 pub fn restore_tails(directory: &Path, mut encoded: &[u8]) -> io::Result<()> {
     while !encoded.is_empty() {
         let (pack, offset, bytes) = decode(&mut encoded).ok_or(io::ErrorKind::InvalidData)?;
-        let file = match OpenOptions::new().write(true).open(directory.join(pack.file_name())) {
+        let file = match OpenOptions::new().write(true).open(directory.join(file_name(pack))) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),

@@ -1,6 +1,6 @@
 //! Giving leases back: on recall, when the session was fenced, after a restart of the server.
 //!
-//! A recall of a file first holds its reads and writes and empties the kernel's cache around them ([`crate::transfers`]);
+//! A recall of a file first holds its reads and writes and empties the kernel's cache around them ([`crate::node::transfers`]);
 //! other requests are still answered under the lease, among them the writes by which the kernel brings dirty pages. Then
 //! the node is *sealed*: nothing is answered from here, what is buffered is flushed, everything is dropped, and the server
 //! is told.
@@ -16,10 +16,10 @@ use cairn_types::{Errno, Ino, LeaseMode};
 use cairn_wire::message::{Grant, LeaseReturn};
 
 use crate::api::KernelCache;
-use crate::inodes::{Content, Node, PendingRecall};
+use crate::node::transfers::{Piece, WHOLE};
+use crate::node::{Node, RecallAnswer};
 use crate::session::{Held, SessionEvents};
 use crate::stats::add;
-use crate::transfers::{Piece, WHOLE};
 use crate::volume::Shared;
 
 /// An emptying that is seen twice at the same place with this time between, where a transfer has its pages, waits for it.
@@ -63,13 +63,14 @@ impl SessionEvents for Events {
         for node in shared.table.all() {
             let mut state = node.lock();
             state.void_recall();
-            if state.lease > LeaseMode::None {
-                held.leases.push((node.ino, state.lease));
+            let mode = state.lease().mode();
+            if mode > LeaseMode::None {
+                held.leases.push((node.ino, mode));
             }
-            if state.opens > 0 || state.declared_open {
+            if state.is_open() || state.is_declared_open() {
                 held.open.push(node.ino);
                 // The server is told of its end as well.
-                state.declared_open = true;
+                state.declare_open();
             }
             drop(state);
             node.changed.notify_waiters();
@@ -103,16 +104,7 @@ impl Shared {
             self.session.return_leases(vec![LeaseReturn { ino, stamp, keep: LeaseMode::None, open: false }]);
             return;
         };
-        let first = {
-            let mut state = node.lock();
-            state.recalled = state.recalled.max(stamp);
-            let first = state.recall.is_none();
-            let held = state.lease;
-            let pending = state.recall.get_or_insert(PendingRecall { leave, stamp, held });
-            pending.leave = pending.leave.min(leave);
-            pending.stamp = pending.stamp.max(stamp);
-            first
-        };
+        let first = node.lock().begin_recall(leave, stamp);
         if first {
             let shared = Arc::clone(self);
             self.runtime.spawn(async move { shared.answer_recall(&node).await });
@@ -123,36 +115,31 @@ impl Shared {
 
     async fn answer_recall(self: &Arc<Self>, node: &Arc<Node>) {
         loop {
-            let Some(PendingRecall { leave, .. }) = node.lock().recall else { return };
+            let Some(leave) = node.lock().pending_recall().map(|recall| recall.leave) else { return };
             if leave == LeaseMode::None {
                 self.withdraw(node).await;
             } else {
                 // Whoever writes from here on asks for the lease again, after this recall.
-                let mut state = node.lock();
-                state.lease = state.lease.min(leave);
-                state.private = false;
+                node.lock().downgrade(leave);
             }
             if !self.flush_until_clean(node).await {
                 return;
             }
             let mut state = node.lock();
-            let Some(pending) = state.recall else { return };
-            if pending.leave < leave {
-                continue;
-            }
-            let stamp = if leave == LeaseMode::None { pending.stamp.max(state.stamp) } else { pending.stamp };
-            state.recalled = state.recalled.max(stamp);
-            if leave == LeaseMode::None {
-                state.lose_lease();
-            }
-            state.end_recall();
+            let (stamp, keep) = match state.answer_recall(leave) {
+                RecallAnswer::Void => return,
+                RecallAnswer::LessLeft => continue,
+                RecallAnswer::Given { stamp, keep } => (stamp, keep),
+            };
             let open = state.is_wanted();
-            state.declared_open |= open;
-            if open && state.opens == 0 {
-                self.expected_opens.lock().push(node.ino);
+            if open {
+                state.declare_open();
+                if !state.is_open() {
+                    self.expected_opens.lock().push(node.ino);
+                }
             }
             // Still under the node's lock: whoever asks for the lease next must ask after this has left.
-            self.session.return_leases(vec![LeaseReturn { ino: node.ino, stamp, keep: state.lease, open }]);
+            self.session.return_leases(vec![LeaseReturn { ino: node.ino, stamp, keep, open }]);
             drop(state);
             node.changed.notify_waiters();
             return;
@@ -164,12 +151,12 @@ impl Shared {
         let kernel = self.kernel.get().cloned();
         let is_file = {
             let mut state = node.lock();
-            if state.recall.is_none() {
+            if !state.is_recalled() {
                 return;
             }
-            let is_file = matches!(state.content, Content::File(_));
+            let is_file = state.is_file();
             if !is_file || kernel.is_none() {
-                state.sealed = true;
+                state.seal();
             }
             if let Some(directory) = state.directory_mut() {
                 directory.clear();
@@ -180,7 +167,7 @@ impl Shared {
         if is_file {
             self.empty_kernel(node, &kernel).await;
         } else {
-            if matches!(node.lock().content, Content::Directory(_)) {
+            if node.lock().directory().is_some() {
                 kernel.expire_entries();
             }
             kernel.invalidate_attr(node.ino);
@@ -188,35 +175,30 @@ impl Shared {
     }
 
     /// Empties the kernel's cache of a file around what reads and writes keep locked, and holds those (see
-    /// [`crate::transfers`]). Each time that an emptying meets a page locked by a transfer which came after it began, that
+    /// [`crate::node::transfers`]). Each time that an emptying meets a page locked by a transfer which came after it began, that
     /// one is left behind and the rest is emptied by another; there are as many at most as programs have requests.
     async fn empty_kernel(self: &Arc<Self>, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
         let begun = Instant::now();
         let mut left = {
             let mut state = node.lock();
-            if state.recall.is_none() {
+            if !state.is_recalled() {
                 return;
             }
-            state.transfers.hold();
-            if !state.pages {
-                state.sealed = true;
+            state.transfers_mut().hold();
+            if !state.has_pages() {
+                state.seal();
             }
-            if state.pages { vec![Piece { range: WHOLE, may_be_locked: false }] } else { Vec::new() }
+            if state.has_pages() { vec![Piece { range: WHOLE, may_be_locked: false }] } else { Vec::new() }
         };
         if left.is_empty() {
             kernel.invalidate_attr(node.ino);
             return;
         }
         while !left.is_empty() {
-            let pieces: Arc<[Piece]> = node.lock().transfers.pieces(&left).into();
+            let pieces: Arc<[Piece]> = node.lock().transfers().pieces(&left).into();
             left = self.empty_pieces(node, kernel, &pieces, begun).await;
         }
-        let mut state = node.lock();
-        // The recall may be void by now.
-        if state.recall.is_some() {
-            state.sealed = true;
-            state.pages = false;
-        }
+        node.lock().seal_emptied();
     }
 
     /// Empties `pieces`, as far as that is possible without waiting for a transfer. Answers what is left.
@@ -248,7 +230,7 @@ impl Shared {
             let Some(piece) = pieces.get(at) else { continue };
             let (touched, transfers) = {
                 let state = node.lock();
-                (state.transfers.touch(&piece.range), state.transfers.count())
+                (state.transfers().touch(&piece.range), state.transfers().count())
             };
             others_since =
                 if node.waiting() > transfers { others_since.or_else(|| Some(Instant::now())) } else { None };
@@ -269,14 +251,14 @@ impl Shared {
     async fn flush_until_clean(self: &Arc<Self>, node: &Arc<Node>) -> bool {
         self.send_access_times(std::slice::from_ref(node)).await;
         loop {
-            if node.lock().recall.is_none() {
+            if !node.lock().is_recalled() {
                 return false;
             }
             let flushed = self.flush_node(node).await.and(self.settle(&[node]).await);
             {
                 let mut state = node.lock();
-                state.pending_atime = None;
-                if state.is_clean() && state.pending == 0 {
+                state.clear_access_time();
+                if state.is_sent() {
                     return true;
                 }
             }
@@ -302,14 +284,10 @@ impl Shared {
                 state.fail_writes(Errno::EIO);
             }
             lost.extend(copy);
-            if state.references > 0 {
-                emptied.push((node.ino, state.pages));
+            if state.is_referred_to() {
+                emptied.push((node.ino, state.has_pages()));
             }
-            state.lose_lease();
-            state.end_recall();
-            state.pending_atime = None;
-            state.declared_open = false;
-            state.orphan = false;
+            state.end_session();
             drop(state);
             node.changed.notify_waiters();
         }
@@ -324,16 +302,7 @@ impl Shared {
         let mut lost = Vec::new();
         let mut emptied = Vec::new();
         for node in self.table.all() {
-            let grant = stand.get(&node.ino);
-            let gone = {
-                let mut state = node.lock();
-                // The new server may have asked for it already: then what is left of it is in the node.
-                if let Some(grant) = grant.filter(|grant| grant.stamp > state.recalled) {
-                    state.lease = grant.mode;
-                    state.stamp = grant.stamp;
-                }
-                state.lease > LeaseMode::None && grant.is_none_or(|grant| grant.mode == LeaseMode::None)
-            };
+            let gone = node.lock().reclaim(stand.get(&node.ino).copied());
             if gone {
                 let copy = self.take_lost(&node);
                 let mut state = node.lock();
@@ -341,7 +310,7 @@ impl Shared {
                     state.fail_writes(Errno::EIO);
                 }
                 lost.extend(copy);
-                emptied.push((node.ino, state.pages));
+                emptied.push((node.ino, state.has_pages()));
                 state.lose_lease();
             }
             node.changed.notify_waiters();

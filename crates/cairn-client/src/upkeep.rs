@@ -6,7 +6,6 @@ use std::time::Duration;
 use cairn_types::{Ino, LeaseMode};
 use cairn_wire::message::LeaseReturn;
 
-use crate::inodes::Content;
 use crate::stats::add;
 use crate::volume::Shared;
 
@@ -37,7 +36,7 @@ impl Shared {
             .into_iter()
             .map(|node| {
                 let state = node.lock();
-                (node.ino, state.pages, matches!(state.content, Content::Directory(_)))
+                (node.ino, state.has_pages(), state.directory().is_some())
             })
             .collect();
         let mut returns = Vec::new();
@@ -76,11 +75,11 @@ impl Shared {
         expected.retain(|ino| {
             let Some(node) = self.table.get(*ino) else { return false };
             let mut state = node.lock();
-            if state.is_wanted() && state.opens == 0 {
+            if state.is_wanted() && !state.is_open() {
                 return true;
             }
             // One that is open now is closed with its last handle.
-            if state.opens == 0 && std::mem::take(&mut state.declared_open) {
+            if !state.is_open() && state.take_declared_open() {
                 closed.push(*ino);
             }
             false

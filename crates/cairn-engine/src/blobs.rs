@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairn_chunks::{BlobPlace, ChunkError, NewBlob, PackId, PackStore, ReadBlob};
-use cairn_meta::Snapshot;
-use cairn_types::{BlobId, Errno, SessionId};
+use cairn_chunks::{ChunkError, NewBlob, Wait};
+use cairn_meta::{Snapshot, StoreError};
+use cairn_types::{BlobId, BlobPlace, Errno, PackId, SessionId};
 use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobPlacement, BlobRange, Failure};
 
 use crate::{Inner, Reply};
@@ -21,16 +21,6 @@ const LOCATE_INLINE_MAX: usize = 16;
 /// Bytes that are written but not flushed beyond which a flush is begun in the background, so that the next durable
 /// commit need not wait for all of them.
 const FLUSH_AHEAD: u64 = 32 * 1024 * 1024;
-
-pub(crate) fn from_meta(place: cairn_meta::BlobPlace) -> BlobPlace {
-    let cairn_meta::BlobPlace { pack, offset, payload_len, stored_len } = place;
-    BlobPlace { pack: PackId(pack), offset, payload_len, stored_len }
-}
-
-pub(crate) fn to_meta(place: BlobPlace) -> cairn_meta::BlobPlace {
-    let BlobPlace { pack, offset, payload_len, stored_len } = place;
-    cairn_meta::BlobPlace { pack: pack.0, offset, payload_len, stored_len }
-}
 
 fn failure(errno: Errno, message: &str) -> Failure {
     Failure { errno, message: message.to_owned() }
@@ -63,7 +53,7 @@ impl Inner {
         // One that was sent again after a lost answer is there already.
         blobs.retain(|blob| !self.has_blob(&snapshot, blob.id));
         let append = self.blobs.begin_append();
-        let places = match self.chunks.append(&blobs) {
+        let places = match self.blob_store.append(&blobs) {
             Ok(places) => places,
             Err(error) => {
                 self.blobs.finish_append(append, None, &[]);
@@ -105,25 +95,21 @@ impl Inner {
         let bytes: usize = ranges.iter().map(|range| range.length as usize).sum();
         if bytes <= INLINE_MAX {
             if self.readers.load(Ordering::Relaxed) == 0 {
-                return self.read_ranges(&ranges, PackStore::read);
+                return self.read_ranges(&ranges, Wait::Storage);
             }
-            match self.read_ranges(&ranges, PackStore::read_from_memory) {
+            match self.read_ranges(&ranges, Wait::Never) {
                 Err(failure) if failure.errno == Errno::EAGAIN => {}
                 reply => return reply,
             }
         }
         let inner = Arc::clone(self);
-        let read = move || inner.read_ranges(&ranges, PackStore::read);
+        let read = move || inner.read_ranges(&ranges, Wait::Storage);
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| Err(Errno::EIO.into()))
     }
 
-    fn read_ranges(
-        &self,
-        ranges: &[BlobRange],
-        read: fn(&PackStore, BlobId, &BlobPlace, Range<u32>) -> Result<ReadBlob, ChunkError>,
-    ) -> Reply {
+    fn read_ranges(&self, ranges: &[BlobRange], wait: Wait) -> Reply {
         self.readers.fetch_add(1, Ordering::Relaxed);
-        let read = self.each_range(ranges, |blob, place, range| read(&self.chunks, blob, place, range));
+        let read = self.each_range(ranges, |blob, place, range| self.blob_store.read(blob, place, range, wait));
         self.readers.fetch_sub(1, Ordering::Relaxed);
         let mut parts = Vec::with_capacity(ranges.len());
         let mut bulk = Vec::with_capacity(ranges.len());
@@ -148,7 +134,8 @@ impl Inner {
     }
 
     fn locate_ranges(&self, ranges: &[BlobRange]) -> Reply {
-        let located = self.each_range(ranges, |blob, place, range| self.chunks.locate(blob, place, range))?;
+        let Some(files) = self.blob_store.short_circuit() else { return Err(Errno::EOPNOTSUPP.into()) };
+        let located = self.each_range(ranges, |blob, place, range| files.locate(blob, place, range))?;
         let places = located.into_iter().map(|(pack, located)| {
             self.counters.blob_bytes_located.add(u64::from(located.length));
             let part = BlobPart { offset: located.data_offset, length: located.length, checksums: located.checksums };
@@ -160,8 +147,9 @@ impl Inner {
     }
 
     /// A pack's file, for reading only.
-    pub(crate) fn open_pack(&self, pack: u32) -> Result<File, Failure> {
-        self.chunks.open_pack_file(PackId(pack)).map_err(|error| {
+    pub(crate) fn open_pack(&self, pack: PackId) -> Result<File, Failure> {
+        let Some(files) = self.blob_store.short_circuit() else { return Err(Errno::EOPNOTSUPP.into()) };
+        files.open_pack_file(pack).map_err(|error| {
             // A pack that a client asks for was there when it was told the place of a blob.
             let errno = if matches!(error, ChunkError::NoSuchPack(_)) { Errno::ENOENT } else { error.errno() };
             failure(errno, &error.to_string())
@@ -179,11 +167,11 @@ impl Inner {
         for range in ranges {
             let wanted = range.offset..range.offset.saturating_add(range.length);
             let one = |snapshot: &Snapshot| {
-                let place = self.place_of(snapshot, range.blob)?;
-                read(range.blob, &place, wanted.clone()).map(|outcome| (place.pack, outcome))
+                let place = self.place_of(snapshot, range.blob)?.ok_or(ReadError::NoSuchBlob)?;
+                read(range.blob, &place, wanted.clone()).map(|outcome| (place.pack, outcome)).map_err(ReadError::from)
             };
             let outcome = match one(&snapshot) {
-                Err(ChunkError::Gone { .. }) => {
+                Err(ReadError::NoSuchBlob) => {
                     // It may have been moved since the snapshot was taken.
                     snapshot = self.snapshot()?;
                     one(&snapshot)
@@ -195,30 +183,24 @@ impl Inner {
         Ok(outcomes)
     }
 
-    fn place_of(&self, snapshot: &Snapshot, blob: BlobId) -> Result<BlobPlace, ChunkError> {
+    fn place_of(&self, snapshot: &Snapshot, blob: BlobId) -> Result<Option<BlobPlace>, StoreError> {
         // Pending first: a blob that is referenced between the two is in the next snapshot.
-        if let Some(place) = self.blobs.place(blob) {
-            return Ok(place);
-        }
-        match snapshot.blob_record(blob) {
-            Ok(Some(record)) => Ok(from_meta(record.place)),
-            Ok(None) => Err(ChunkError::Gone { blob, pack: PackId(0) }),
-            Err(error) => Err(ChunkError::Io {
-                action: "cannot look up a blob",
-                file: self.directory.clone(),
-                source: std::io::Error::other(error.to_string()),
-            }),
+        match self.blobs.place(blob) {
+            Some(place) => Ok(Some(place)),
+            None => Ok(snapshot.blob_record(blob)?.map(|record| record.place)),
         }
     }
 
-    fn read_failure(&self, blob: BlobId, error: &ChunkError) -> Failure {
+    fn read_failure(&self, blob: BlobId, error: &ReadError) -> Failure {
         match error {
-            ChunkError::Gone { .. } => {
+            ReadError::NoSuchBlob => {
                 Failure { errno: Errno::ENOENT, message: format!("blob {blob} is no longer there") }
             }
-            ChunkError::NotInMemory { .. } => Errno::EAGAIN.into(),
-            ChunkError::OutOfRange { .. } => Failure { errno: Errno::EINVAL, message: error.to_string() },
-            _ => {
+            ReadError::Blob(ChunkError::NotInMemory { .. }) => Errno::EAGAIN.into(),
+            ReadError::Blob(ChunkError::OutOfRange { .. }) => {
+                Failure { errno: Errno::EINVAL, message: error.to_string() }
+            }
+            ReadError::Blob(_) | ReadError::Metadata(_) => {
                 self.counters.blobs_damaged.add(1);
                 tracing::error!(volume = %self.id, %blob, %error, "stored bytes cannot be read");
                 Failure { errno: Errno::EIO, message: error.to_string() }
@@ -231,9 +213,9 @@ impl Inner {
         let inner = Arc::clone(self);
         let look = move || {
             let snapshot = inner.snapshot()?;
-            let stored = snapshot.blob_record(blob).ok().flatten().map(|record| from_meta(record.place));
+            let stored = snapshot.blob_record(blob).ok().flatten().map(|record| record.place);
             let Some(place) = inner.blobs.place(blob).or(stored) else { return Ok(()) };
-            match inner.chunks.verify_blob(blob, &place) {
+            match inner.blob_store.verify(blob, &place) {
                 Ok(()) => {
                     tracing::warn!(volume = %inner.id, %session, %blob, offset,
                         "a client received damaged bytes that are intact here: they were damaged on their way");
@@ -249,6 +231,27 @@ impl Inner {
         match tokio::task::spawn_blocking(look).await {
             Ok(outcome) => outcome.map(|()| (Answer::Done, Vec::new())),
             Err(_) => Err(Errno::EIO.into()),
+        }
+    }
+}
+
+/// Why a range of a blob cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    /// It was freed, or moved since it was looked up.
+    #[error("no such blob")]
+    NoSuchBlob,
+    #[error("cannot look up a blob: {0}")]
+    Metadata(#[from] StoreError),
+    #[error(transparent)]
+    Blob(ChunkError),
+}
+
+impl From<ChunkError> for ReadError {
+    fn from(error: ChunkError) -> Self {
+        match error {
+            ChunkError::Gone { .. } => ReadError::NoSuchBlob,
+            error => ReadError::Blob(error),
         }
     }
 }

@@ -10,7 +10,6 @@ use cairn_meta::{Applied as MetaApplied, ApplyContext};
 use cairn_types::{Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
 use cairn_wire::message::{Answer, Applied, Failure, Grant};
 
-use crate::blobs::to_meta;
 use crate::committer::Round;
 use crate::leases::Ticket;
 use crate::quota::Room;
@@ -240,7 +239,7 @@ impl Inner {
             session,
             headroom_bytes: room.bytes,
             headroom_inodes: room.inodes,
-            pending_blobs: &|blob| self.blobs.place(blob).map(to_meta),
+            pending_blobs: &|blob| self.blobs.place(blob),
             open_elsewhere: &|ino| self.open_files.keepers(ino),
         };
         let outcome = round.batch.apply(&context, op);

@@ -7,12 +7,11 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cairn_chunks::{ChunkError, ScanItem};
+use cairn_chunks::ChunkError;
 use cairn_meta::check::{self as metadata, Finding};
-use cairn_types::{BlobId, Timestamp};
+use cairn_types::{BlobId, BlobPlace, Timestamp};
 use cairn_wire::admin::{CheckOptions, CheckProgress};
 
-use crate::blobs::{from_meta, to_meta};
 use crate::committer::Kind;
 use crate::{Inner, VolumeError};
 
@@ -86,7 +85,7 @@ fn repair(inner: &Arc<Inner>, report: &mut Report<'_>) -> Result<Vec<Finding>, V
             let findings = metadata::check(&shared.snapshot().map_err(|failure| failure.message)?, &mut |_| {})
                 .map_err(|error| error.to_string())?;
             let stored = OnceCell::new();
-            let find = |blob: BlobId| stored.get_or_init(|| all_blobs(&shared)).get(&blob).map(|place| to_meta(*place));
+            let find = |blob: BlobId| stored.get_or_init(|| all_blobs(&shared)).get(&blob).copied();
             metadata::repair(round.batch, findings, Timestamp::now(), &find).map_err(|error| error.to_string())
         })?;
         let outcome = outcome.map_err(VolumeError::Refused)?;
@@ -100,15 +99,11 @@ fn repair(inner: &Arc<Inner>, report: &mut Report<'_>) -> Result<Vec<Finding>, V
 }
 
 /// Every blob that can be recognised in the packs.
-fn all_blobs(inner: &Inner) -> HashMap<BlobId, cairn_chunks::BlobPlace> {
+fn all_blobs(inner: &Inner) -> HashMap<BlobId, BlobPlace> {
     let mut blobs = HashMap::new();
-    for pack in inner.chunks.pack_ids() {
-        let Ok(scan) = inner.chunks.scan(pack) else { continue };
-        for item in scan {
-            if let Ok(ScanItem::Record(record)) = item {
-                blobs.insert(record.header.blob, record.place);
-            }
-        }
+    for pack in inner.blob_store.packs() {
+        let Ok(stored) = inner.blob_store.blobs(pack) else { continue };
+        blobs.extend(stored.flatten().map(|stored| (stored.blob, stored.place)));
     }
     blobs
 }
@@ -118,24 +113,22 @@ fn check_data(inner: &Inner, report: &mut Report<'_>) -> Result<(), VolumeError>
     let records = inner.snapshot()?.pack_records()?;
     let total = records.iter().map(|(_, record)| record.live_bytes).sum();
     let mut done = 0;
-    for (number, record) in records {
+    for (pack, record) in records {
         report.stage("data", done, total);
         done += record.live_bytes;
-        let pack = cairn_chunks::PackId(number);
         let mut live = Vec::new();
         let mut makers = HashMap::new();
-        match inner.chunks.scan(pack) {
-            Ok(scan) => {
+        match inner.blob_store.blobs(pack) {
+            Ok(stored) => {
                 let snapshot = inner.snapshot()?;
-                for item in scan {
-                    let Ok(ScanItem::Record(found)) = item else { continue };
-                    let stored = snapshot.blob_record(found.header.blob)?;
-                    if stored.is_some_and(|stored| from_meta(stored.place) == found.place) {
-                        live.push((found.header.blob, found.place));
-                        makers.insert(found.header.blob, found.header.ino);
+                for found in stored.flatten() {
+                    let record = snapshot.blob_record(found.blob)?;
+                    if record.is_some_and(|record| record.place == found.place) {
+                        live.push((found.blob, found.place));
+                        makers.insert(found.blob, found.ino);
                     }
                 }
-                let now = snapshot.pack_records()?.into_iter().find(|(other, _)| *other == number);
+                let now = snapshot.pack_records()?.into_iter().find(|(other, _)| *other == pack);
                 let expected = now.map_or(0, |(_, record)| record.live_blobs);
                 if (live.len() as u64) < expected {
                     let missing = expected - live.len() as u64;
@@ -152,7 +145,7 @@ fn check_data(inner: &Inner, report: &mut Report<'_>) -> Result<(), VolumeError>
         let of_pack = done - record.live_bytes;
         let mut verified = 0;
         for piece in live.chunks(256) {
-            match inner.chunks.verify_pack(pack, piece.iter().copied()) {
+            match inner.blob_store.verify_pack(pack, piece) {
                 Ok(problems) => {
                     for problem in problems {
                         // Copies of a file share its blobs, so this need not be the only one that suffers.

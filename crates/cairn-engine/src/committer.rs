@@ -496,7 +496,7 @@ enum CommitError {
 
 fn commit(inner: &Inner, store: &VolumeStore, batch: Batch, needed: Reached) -> Result<CommitOutcome, CommitError> {
     if needed == Reached::Attached
-        && let Some(tails) = inner.chunks.take_tails(LOGGED_MAX)
+        && let Some(tails) = inner.blob_store.take_tails(LOGGED_MAX)
     {
         let outcome = batch.commit(Durability::DurableWith(&tails))?;
         inner.blobs.committed();
@@ -519,7 +519,7 @@ fn commit(inner: &Inner, store: &VolumeStore, batch: Batch, needed: Reached) -> 
 
 /// File bytes are durable before the metadata that point at them.
 fn commit_durably(inner: &Inner, mut batch: Batch) -> Result<CommitOutcome, CommitError> {
-    let synced = inner.chunks.sync()?;
+    let synced = inner.blob_store.sync()?;
     for (pack, length) in inner.blobs.durable_lengths(synced) {
         batch.set_pack_durable_length(pack, length)?;
     }

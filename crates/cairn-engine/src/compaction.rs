@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cairn_chunks::{Move, PackId};
+use cairn_chunks::{Compact, Move};
 use cairn_meta::PackRecord;
+use cairn_types::{BlobPlace, PackId};
 
 use crate::Inner;
-use crate::blobs::{from_meta, to_meta};
 use crate::committer::Kind;
 
 /// Packs shorter than this are left alone, in bytes.
@@ -25,30 +25,31 @@ const STEP: usize = 512;
 
 /// Looks for the pack that is most worth it and rewrites it.
 pub(crate) fn compact_one(inner: &Inner) {
+    let Some(store) = inner.blob_store.compaction() else { return };
     let Some(_packs) = inner.maintenance.packs.try_lock() else { return };
     let Ok(snapshot) = inner.snapshot() else { return };
-    let (Ok(records), Ok(stats)) = (snapshot.pack_records(), inner.chunks.pack_stats()) else { return };
+    let (Ok(records), Ok(stats)) = (snapshot.pack_records(), store.pack_stats()) else { return };
     drop(snapshot);
-    let live: HashMap<u32, PackRecord> = records.into_iter().collect();
+    let live: HashMap<PackId, PackRecord> = records.into_iter().collect();
     let candidate = stats
         .iter()
         .filter(|stats| stats.length >= if stats.sealed { PACK_MIN } else { UNSEALED_MIN })
-        .map(|stats| (stats, live.get(&stats.pack.0).map_or(0, |record| record.live_bytes)))
+        .map(|stats| (stats, live.get(&stats.pack).map_or(0, |record| record.live_bytes)))
         .filter(|(stats, live)| stats.on_disk >= PACK_MIN && live * 2 < stats.on_disk)
         .max_by_key(|(stats, live)| stats.on_disk - live);
     if let Some((stats, live)) = candidate {
-        rewrite(inner, stats.pack, live);
+        rewrite(inner, store, stats.pack, live);
     }
 }
 
-fn rewrite(inner: &Inner, pack: PackId, live: u64) {
+fn rewrite(inner: &Inner, store: &dyn Compact, pack: PackId, live: u64) {
     tracing::debug!(volume = %inner.id, %pack, live, "rewriting a pack");
-    if let Err(error) = inner.chunks.seal(pack) {
+    if let Err(error) = store.seal(pack) {
         tracing::warn!(volume = %inner.id, %pack, %error, "a pack cannot be sealed");
         return;
     }
     // Blobs that wait for their metadata keep their place: another time.
-    if inner.blobs.may_be_in(pack) || (live > 0 && !copy_live(inner, pack)) {
+    if inner.blobs.may_be_in(pack) || (live > 0 && !copy_live(inner, store, pack)) {
         return;
     }
     // Nothing new can come into a sealed pack; whether it is empty is the committer's to say.
@@ -57,7 +58,7 @@ fn rewrite(inner: &Inner, pack: PackId, live: u64) {
         if shared.blobs.may_be_in(pack) {
             return Ok(false);
         }
-        let dropped = round.batch.drop_pack(pack.0);
+        let dropped = round.batch.drop_pack(pack);
         let dropped = round.answer(dropped)?;
         if dropped {
             shared.blobs.forget_pack(pack);
@@ -67,19 +68,19 @@ fn rewrite(inner: &Inner, pack: PackId, live: u64) {
     if !matches!(empty, Ok(Ok(true))) {
         return;
     }
-    match inner.chunks.delete(pack) {
+    match store.delete(pack) {
         Ok(()) | Err(cairn_chunks::ChunkError::NoSuchPack(_)) => inner.counters.packs_compacted.add(1),
         Err(error) => tracing::error!(volume = %inner.id, %pack, %error, "a dead pack cannot be deleted"),
     }
 }
 
 /// Moves what is alive out of a sealed pack. Whether all of it could be moved.
-fn copy_live(inner: &Inner, pack: PackId) -> bool {
-    let is_live = |blob, place: &cairn_chunks::BlobPlace| {
+fn copy_live(inner: &Inner, store: &dyn Compact, pack: PackId) -> bool {
+    let mut is_live = |blob, place: &BlobPlace| {
         let record = inner.snapshot().ok().and_then(|snapshot| snapshot.blob_record(blob).ok().flatten());
-        record.is_some_and(|record| from_meta(record.place) == *place)
+        record.is_some_and(|record| record.place == *place)
     };
-    let compaction = match inner.chunks.compact(pack, is_live) {
+    let compaction = match store.compact(pack, &mut is_live) {
         Ok(compaction) => compaction,
         Err(error) => {
             tracing::warn!(volume = %inner.id, %pack, %error, "a pack cannot be rewritten");
@@ -100,7 +101,7 @@ fn copy_live(inner: &Inner, pack: PackId) -> bool {
         let moved = inner.committer.submit_blocking(Kind::Normal, move |round| {
             let mut outcomes = Vec::with_capacity(moves.len());
             for step in &moves {
-                let moved = round.batch.relocate_blob(step.blob, to_meta(step.from), to_meta(step.to));
+                let moved = round.batch.relocate_blob(step.blob, step.from, step.to);
                 outcomes.push(round.answer(moved).unwrap_or(false));
             }
             outcomes

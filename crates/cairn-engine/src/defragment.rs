@@ -1,12 +1,11 @@
 //! Putting a chunk together again that small overwrites have cut into many extents.
 
-use cairn_chunks::NewBlob;
+use cairn_chunks::{NewBlob, Wait};
 use cairn_meta::FRAGMENTS_MAX;
 use cairn_types::checksum::{blob_hash, block_checksums};
 use cairn_types::{BlobId, Extent, ExtentList, Ino, Source};
 
 use crate::Inner;
-use crate::blobs::{from_meta, to_meta};
 use crate::committer::Kind;
 
 /// Rewrites a chunk's bytes as few blobs, unless it has changed or there is nothing to be gained.
@@ -34,7 +33,7 @@ pub(crate) fn defragment(inner: &Inner, ino: Ino, chunk: u32) {
         blobs.push(NewBlob { id: BlobId(number), ino, chunk, payload: payload.into(), checksums, hash });
     }
     let append = inner.blobs.begin_append();
-    let placed: Vec<_> = match inner.chunks.append(&blobs) {
+    let placed: Vec<_> = match inner.blob_store.append(&blobs) {
         Ok(places) => blobs.iter().map(|blob| blob.id).zip(places).collect(),
         Err(error) => {
             tracing::warn!(volume = %inner.id, %error, "a chunk could not be put together");
@@ -48,8 +47,7 @@ pub(crate) fn defragment(inner: &Inner, ino: Ino, chunk: u32) {
     let Some(shared) = inner.weak.upgrade() else { return };
     let ids: Vec<BlobId> = placed.iter().map(|(blob, _)| *blob).collect();
     let replaced = inner.committer.submit_blocking(Kind::Normal, move |round| {
-        let replaced =
-            round.batch.replace_extents(ino, chunk, &old, &new, &|blob| shared.blobs.place(blob).map(to_meta));
+        let replaced = round.batch.replace_extents(ino, chunk, &old, &new, &|blob| shared.blobs.place(blob));
         let replaced = round.answer(replaced).unwrap_or(false);
         if replaced {
             shared.blobs.reference(ids.into_iter());
@@ -89,9 +87,10 @@ fn read_run(inner: &Inner, run: &[Extent]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for extent in run {
         let Source::Blob { blob, offset } = extent.source else { return None };
-        let place = from_meta(inner.snapshot().ok()?.blob_record(blob).ok()??.place);
+        let place = inner.snapshot().ok()?.blob_record(blob).ok()??.place;
         let end = offset.checked_add(extent.length)?;
-        bytes.extend_from_slice(&inner.chunks.read_verified(blob, &place, offset..end).ok()?);
+        let read = inner.blob_store.read(blob, &place, offset..end, Wait::Storage).ok()?;
+        bytes.extend_from_slice(&read.verified(offset..end).ok()?);
     }
     Some(bytes)
 }

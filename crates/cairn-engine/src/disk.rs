@@ -1,11 +1,12 @@
-//! How much room the server's disk has left.
+//! How much room is left where the volume lies.
 //!
 //! The metadata engine cannot go on after a write that failed for want of room. So that it never comes to that, changes
 //! that need more room are refused while there is still some left; deleting goes on.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cairn_chunks::{BlobStore, Capacity};
 use parking_lot::Mutex;
 
 /// For how long a figure is used again.
@@ -30,13 +31,13 @@ impl Figures {
 
 #[derive(Debug)]
 pub(crate) struct Disk {
-    directory: PathBuf,
+    store: Arc<dyn BlobStore>,
     last: Mutex<Option<Figures>>,
 }
 
 impl Disk {
-    pub(crate) fn new(directory: &Path) -> Self {
-        Disk { directory: directory.to_owned(), last: Mutex::default() }
+    pub(crate) fn new(store: Arc<dyn BlobStore>) -> Self {
+        Disk { store, last: Mutex::default() }
     }
 
     /// Does something with figures that are not old; `None` if there are none to be had.
@@ -45,10 +46,8 @@ impl Disk {
         if let Some(figures) = last.as_mut().filter(|figures| figures.taken.elapsed() < FRESH) {
             return Some(act(figures));
         }
-        let state = rustix::fs::statvfs(&self.directory).ok()?;
-        let unit = state.f_frsize;
-        let free = state.f_bavail.saturating_mul(unit);
-        let figures = Figures { free, total: state.f_blocks.saturating_mul(unit), taken: Instant::now() };
+        let Capacity { free, total } = self.store.capacity()?;
+        let figures = Figures { free, total, taken: Instant::now() };
         Some(act(last.insert(figures)))
     }
 
@@ -82,21 +81,24 @@ impl Disk {
 
 #[cfg(test)]
 mod tests {
+    use cairn_chunks::{BlobStoreOpener, LocalPacks, MemoryBlobs};
+
     use super::*;
 
     #[test]
-    fn a_real_directory_has_figures_and_a_missing_one_is_not_full() {
+    fn a_real_directory_has_figures_and_what_has_none_is_not_full() {
         let directory = tempfile::tempdir().expect("directory");
-        let disk = Disk::new(directory.path());
+        let packs = LocalPacks::new(directory.path(), cairn_chunks::Options::default());
+        let disk = Disk::new(packs.open(&[]).expect("opened").0);
         assert!(disk.free() > 0);
-        let missing = Disk::new(&directory.path().join("missing"));
-        assert_eq!((missing.free(), missing.is_full(), missing.claim(1 << 40)), (0, false, true));
+        let memory = Disk::new(Arc::new(MemoryBlobs::default()));
+        assert_eq!((memory.free(), memory.is_full(), memory.claim(1 << 40)), (0, false, true));
     }
 
     #[test]
     fn what_is_claimed_at_once_is_not_claimed_twice() {
         let figures = Figures { free: 100 << 20, total: 1 << 30, taken: Instant::now() + Duration::from_secs(3600) };
-        let disk = Disk { directory: PathBuf::from("/"), last: Mutex::new(Some(figures)) };
+        let disk = Disk { store: Arc::new(MemoryBlobs::default()), last: Mutex::new(Some(figures)) };
         let available = disk.available();
         assert!(available < 100 << 20);
         assert!(disk.claim(available - 1000));

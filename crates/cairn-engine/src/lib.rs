@@ -4,12 +4,13 @@
 //! ```text
 //! requests ─► dispatch ─┬─► query ──────► leases, snapshot          (any thread)
 //!                       ├─► changes ────► committer ─► metadata      (one writer)
-//!                       ├─► blobs ──────► packs                      (any thread)
+//!                       ├─► blobs ──────► blob store                 (any thread)
 //!                       └─► locks, room, sessions
 //! background: maintenance (space), restart (grace), ending (sessions that are over)
 //! ```
 //!
-//! It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
+//! What it keeps lies in a [`Storage`]: a key-value store for metadata, a blob store for the bytes of files, neither of
+//! which need be local. It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
 //! [`PushSender`] of their control connection.
 //!
 //! Order of locks, outermost first: leases; then any one of sessions, open files, locks, pending blobs; then the queue of
@@ -41,19 +42,19 @@ mod recent;
 mod restart;
 mod room;
 mod sessions;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod usage;
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_chunks::{BlobPlace, ChunkError, PackStore};
+use cairn_chunks::{BlobStore, ChunkError};
 use cairn_meta::{CommitOutcome, Reached, Snapshot, StoreError, VolumeStore};
-use cairn_types::{Errno, Profile, SessionId, VolumeId};
+use cairn_types::{BlobPlace, Errno, PackId, Profile, SessionId, VolumeId};
 use cairn_wire::admin::{CheckOptions, CheckProgress, SessionStatus, VolumeInfo};
 use cairn_wire::handshake::{ClientInfo, Resume, SessionSecret, SessionWelcome};
 use cairn_wire::message::{Answer, Failure, Usage};
@@ -62,6 +63,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use push::{PushReceiver, PushSender, push_channel};
 pub use sessions::AttachmentId;
+pub use storage::Storage;
 
 use committer::{Committer, Kind, Worker};
 use counters::Counters;
@@ -126,8 +128,8 @@ pub enum VolumeError {
     Metadata(#[from] StoreError),
     #[error("packs: {0}")]
     Packs(#[from] ChunkError),
-    #[error("{}: {source}", .path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("a thread of the volume cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
     /// The sentence says what is wrong.
     #[error("{0}")]
     Refused(String),
@@ -149,11 +151,10 @@ pub struct Volume {
 struct Inner {
     weak: Weak<Inner>,
     id: VolumeId,
-    directory: PathBuf,
     options: VolumeOptions,
     /// `None` once the volume is closed.
     store: RwLock<Option<VolumeStore>>,
-    chunks: PackStore,
+    blob_store: Arc<dyn BlobStore>,
     committer: Committer,
     worker: Mutex<Worker>,
     leases: Leases,
@@ -208,7 +209,7 @@ impl Inner {
         self.counters.commits.add(1);
         self.maintenance.note_fragmented(outcome.fragmented);
         let mut dead = self.dead_when_durable.lock();
-        dead.extend(outcome.freed.into_iter().map(|(_, place)| blobs::from_meta(place)));
+        dead.extend(outcome.freed.into_iter().map(|(_, place)| place));
         if outcome.reached >= Reached::Attached {
             self.counters.commits_durable.add(1);
             self.durable_order.fetch_max(outcome.order, Ordering::AcqRel);
@@ -221,15 +222,15 @@ impl Inner {
 }
 
 impl Volume {
-    /// Makes an empty volume in `directory`, which exists and is empty, durably but for the directory's own entries.
-    pub fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> Result<(), VolumeError> {
-        open::create(directory, info, options)
+    /// Makes an empty volume in storage that is empty, durably but for the entries of a local directory itself.
+    pub fn create(storage: &Storage, info: VolumeInfo) -> Result<(), VolumeError> {
+        open::create(storage, info)
     }
 
-    /// Opens the volume in `directory`. Returns when it is ready for sessions; those from before have their time of
+    /// Opens the volume in `storage`, and takes it over from whoever has it open there. Returns when it is ready for sessions; those from before have their time of
     /// grace from then on.
-    pub async fn open(directory: &Path, options: &VolumeOptions) -> Result<Volume, VolumeError> {
-        open::open(directory, options).await
+    pub async fn open(storage: &Storage, options: &VolumeOptions) -> Result<Volume, VolumeError> {
+        open::open(storage, options).await
     }
 
     /// As it was made, with its present name and limits.
@@ -306,7 +307,7 @@ impl Volume {
     /// # Errors
     /// `ENOENT` for a pack that is no more, and what opening it fails with.
     pub fn open_pack(&self, pack: u32) -> Result<std::fs::File, Failure> {
-        self.inner.open_pack(pack)
+        self.inner.open_pack(PackId(pack))
     }
 
     /// Changes the limits; what is `None` stays.

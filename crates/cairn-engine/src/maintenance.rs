@@ -8,8 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use cairn_chunks::{BlobPlace, PackId};
-use cairn_types::{BlobId, Ino};
+use cairn_types::{BlobId, BlobPlace, Ino, PackId};
 use parking_lot::{Condvar, Mutex};
 
 use crate::Inner;
@@ -126,7 +125,7 @@ pub(crate) fn run(weak: &Weak<Inner>) {
             if std::mem::take(&mut errands.flush) {
                 drop(errands);
                 // A failure poisons the packs and shows in the next durable commit.
-                if let Err(error) = inner.chunks.sync() {
+                if let Err(error) = inner.blob_store.sync() {
                     tracing::error!(volume = %inner.id, %error, "flush failed");
                 }
             }
@@ -168,7 +167,7 @@ impl Inner {
             }
             self.counters.blobs_freed.add(places.len() as u64);
             self.counters.blob_bytes_freed.add(places.iter().map(|place| u64::from(place.stored_len)).sum());
-            match self.chunks.free(&places) {
+            match self.blob_store.free(&places) {
                 Ok(freed) => freed.deleted.iter().for_each(|pack| self.forget_pack(*pack)),
                 Err(error) => tracing::error!(volume = %self.id, %error, "space could not be given back"),
             }
@@ -190,7 +189,7 @@ impl Inner {
         self.counters.packs_deleted.add(1);
         self.blobs.forget_pack(pack);
         let dropped = self.committer.submit_blocking(Kind::Normal, move |round| {
-            let dropped = round.batch.drop_pack(pack.0);
+            let dropped = round.batch.drop_pack(pack);
             round.answer(dropped)
         });
         if !matches!(dropped, Ok(Ok(true))) {

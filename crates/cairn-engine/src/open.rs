@@ -1,19 +1,16 @@
 //! Making a volume, and opening one: whatever a crash has left is put in order here.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cairn_chunks::{BlobPlace, PackId, PackStore, Recovery};
-use cairn_meta::kv::{LocalOpener, Opener};
+use cairn_chunks::Recovery;
 use cairn_meta::{ApplyContext, Durability, Snapshot, VolumeConfig, VolumeStore};
-use cairn_types::{AttrChange, Ino, MetaOp, SessionId, Timestamp};
+use cairn_types::{AttrChange, BlobPlace, Ino, MetaOp, PackId, SessionId, Timestamp};
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
 use rustix::process::{getegid, geteuid};
 
-use crate::blobs::from_meta;
 use crate::committer::{self, Committer, Kind, Worker};
 use crate::counters::Counters;
 use crate::disk::Disk;
@@ -26,11 +23,9 @@ use crate::restart::Restart;
 use crate::room::RoomService;
 use crate::sessions::Sessions;
 use crate::usage::StoredBytes;
-use crate::{Inner, Volume, VolumeError, VolumeOptions};
+use crate::{Inner, Storage, Volume, VolumeError, VolumeOptions};
 
-const PACKS: &str = "packs";
-
-pub(crate) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> Result<(), VolumeError> {
+pub(crate) fn create(storage: &Storage, info: VolumeInfo) -> Result<(), VolumeError> {
     let config = VolumeConfig {
         id: info.id,
         name: info.name,
@@ -42,9 +37,9 @@ pub(crate) fn create(directory: &Path, info: VolumeInfo, options: &VolumeOptions
         profile: info.profile,
         allocation: info.allocation,
     };
-    let store = VolumeStore::create(LocalOpener::new(directory).create()?, config)?;
+    let store = VolumeStore::create(storage.metadata.create()?, config)?;
     give_root_directory_to(&store, geteuid().as_raw(), getegid().as_raw())?;
-    PackStore::open(directory.join(PACKS), &options.packs, [])?;
+    storage.blobs.open(&[])?;
     Ok(())
 }
 
@@ -69,19 +64,18 @@ fn give_root_directory_to(store: &VolumeStore, uid: u32, gid: u32) -> Result<(),
     Ok(())
 }
 
-pub(crate) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Volume, VolumeError> {
-    let (directory, options) = (directory.to_owned(), options.clone());
-    let opening = tokio::task::spawn_blocking(move || open_files(&directory, options));
+pub(crate) async fn open(storage: &Storage, options: &VolumeOptions) -> Result<Volume, VolumeError> {
+    let (storage, options) = (storage.clone(), options.clone());
+    let opening = tokio::task::spawn_blocking(move || open_stores(&storage, options));
     let (inner, lost) = opening.await.map_err(|_| VolumeError::Refused("opening failed".to_owned()))??;
     let shared = Arc::clone(&inner);
-    let failed = |source| VolumeError::Io { path: inner.directory.clone(), source };
     std::thread::Builder::new()
         .name("cairn-commit".to_owned())
         .spawn(move || committer::run(shared))
-        .map_err(failed)?;
+        .map_err(VolumeError::Thread)?;
     let volume = Volume { inner };
     let inner = &volume.inner;
-    inner.start_maintenance().map_err(|source| VolumeError::Io { path: inner.directory.clone(), source })?;
+    inner.start_maintenance().map_err(VolumeError::Thread)?;
     // Sessions of which nothing is left but their rows.
     inner
         .committer
@@ -103,22 +97,19 @@ pub(crate) async fn open(directory: &Path, options: &VolumeOptions) -> Result<Vo
     Ok(volume)
 }
 
-/// Opens what is on the disk. Also answers sessions that cannot come back.
-fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
-    let packs = directory.join(PACKS);
-    let mut restore = |tails: &[u8]| cairn_chunks::restore_tails(&packs, tails);
-    let metadata = LocalOpener::new(directory).with_cache(options.metadata_cache);
-    let store = VolumeStore::open(metadata.open(&mut restore)?)?;
+/// Opens what is stored. Also answers sessions that cannot come back.
+fn open_stores(storage: &Storage, options: VolumeOptions) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
+    let mut restore = |tails: &[u8]| storage.blobs.restore_tails(tails);
+    let store = VolumeStore::open(storage.metadata.open(&mut restore)?)?;
     let salvage = store.salvage()?;
     let snapshot = store.snapshot();
     let records = snapshot.pack_records()?;
-    let known: Vec<(PackId, u64)> =
-        records.iter().map(|(pack, record)| (PackId(*pack), record.durable_length)).collect();
-    let (chunks, recovery) = PackStore::open(packs.clone(), &options.packs, known.iter().copied())?;
+    let known: Vec<(PackId, u64)> = records.iter().map(|(pack, record)| (*pack, record.durable_length)).collect();
+    let (blob_store, recovery) = storage.blobs.open(&known)?;
     let blobs = PendingBlobs::default();
     blobs.set_recorded(known.into_iter());
     let useless = adopt(&snapshot, &blobs, &recovery)?;
-    let live = |pack: PackId| records.iter().any(|(known, record)| *known == pack.0 && record.live_blobs > 0);
+    let live = |pack: PackId| records.iter().any(|(known, record)| *known == pack && record.live_blobs > 0);
     let damaged = recovery.problems.iter().filter(|problem| live(problem.pack)).count();
     let damage = match damaged {
         0 if salvage.is_empty() => String::new(),
@@ -145,9 +136,9 @@ fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, V
     let inner = Arc::new_cyclic(|weak| Inner {
         weak: weak.clone(),
         id,
-        directory: directory.to_owned(),
         store: Some(store).into(),
-        chunks,
+        disk: Disk::new(Arc::clone(&blob_store)),
+        blob_store,
         committer: Committer::default(),
         worker: Mutex::new(Worker::default()),
         leases,
@@ -159,7 +150,6 @@ fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, V
         restart,
         maintenance: Maintenance::default(),
         counters: Counters::default(),
-        disk: Disk::new(directory),
         stored: StoredBytes::default(),
         order_at_start: order,
         durable_order: AtomicU64::new(order),
@@ -178,9 +168,9 @@ fn open_files(directory: &Path, options: VolumeOptions) -> Result<(Arc<Inner>, V
 fn adopt(snapshot: &Snapshot, blobs: &PendingBlobs, recovery: &Recovery) -> Result<Vec<BlobPlace>, VolumeError> {
     let mut useless = Vec::new();
     for found in &recovery.blobs {
-        let needed = match snapshot.blob_record(found.header.blob)? {
-            Some(record) => from_meta(record.place) == found.place,
-            None => blobs.found(found.header.blob, found.place),
+        let needed = match snapshot.blob_record(found.blob)? {
+            Some(record) => record.place == found.place,
+            None => blobs.found(found.blob, found.place),
         };
         if !needed {
             useless.push(found.place);

@@ -7,8 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use cairn_chunks::{BlobPlace, PackId};
-use cairn_types::{BlobId, SessionId};
+use cairn_types::{BlobId, BlobPlace, PackId, SessionId};
 use parking_lot::Mutex;
 
 #[derive(Debug)]
@@ -139,7 +138,7 @@ impl PendingBlobs {
     }
 
     /// After a flush that made packs durable up to `synced`: the lengths to record along with the commit that comes now.
-    pub(crate) fn durable_lengths(&self, synced: Vec<(PackId, u64)>) -> Vec<(u32, u64)> {
+    pub(crate) fn durable_lengths(&self, synced: Vec<(PackId, u64)>) -> Vec<(PackId, u64)> {
         let mut state = self.0.lock();
         let next = state.next_append;
         state.synced.push_back((next, synced));
@@ -160,7 +159,7 @@ impl PendingBlobs {
             }
             if length > state.recorded.get(&pack).copied().unwrap_or(0) {
                 state.recorded.insert(pack, length);
-                changed.push((pack.0, length));
+                changed.push((pack, length));
             }
         }
         changed
@@ -192,7 +191,7 @@ mod tests {
     const PACK: PackId = PackId(3);
 
     fn place(offset: u64) -> BlobPlace {
-        BlobPlace::new(PACK, offset, 8)
+        BlobPlace { pack: PACK, offset, payload_len: 8, stored_len: 80 }
     }
 
     fn append(blobs: &PendingBlobs, blob: u64, offset: u64) {
@@ -205,13 +204,13 @@ mod tests {
         let blobs = PendingBlobs::default();
         append(&blobs, 1, 100);
         append(&blobs, 2, 200);
-        assert_eq!(blobs.durable_lengths(vec![(PACK, 300)]), [(3, 100)]);
+        assert_eq!(blobs.durable_lengths(vec![(PACK, 300)]), [(PACK, 100)]);
         blobs.reference([BlobId(1)].into_iter());
-        assert_eq!(blobs.durable_lengths(vec![]), [(3, 200)], "referenced by the commit that records it");
+        assert_eq!(blobs.durable_lengths(vec![]), [(PACK, 200)], "referenced by the commit that records it");
         blobs.committed();
         assert_eq!(blobs.place(BlobId(1)), None);
         assert_eq!(blobs.take_owned(SessionId(1)), [place(200)]);
-        assert_eq!(blobs.durable_lengths(vec![]), [(3, 300)]);
+        assert_eq!(blobs.durable_lengths(vec![]), [(PACK, 300)]);
         assert_eq!(blobs.durable_lengths(vec![]), []);
     }
 
@@ -221,12 +220,12 @@ mod tests {
         let slow = blobs.begin_append();
         assert_eq!(blobs.durable_lengths(vec![(PACK, 300)]), []);
         blobs.finish_append(slow, None, &[(BlobId(1), place(150))]);
-        assert_eq!(blobs.durable_lengths(vec![]), [(3, 150)]);
+        assert_eq!(blobs.durable_lengths(vec![]), [(PACK, 150)]);
         let later = blobs.begin_append();
         blobs.reference([BlobId(1)].into_iter());
-        assert_eq!(blobs.durable_lengths(vec![(PACK, 400)]), [(3, 300)]);
+        assert_eq!(blobs.durable_lengths(vec![(PACK, 400)]), [(PACK, 300)]);
         blobs.finish_append(later, None, &[]);
-        assert_eq!(blobs.durable_lengths(vec![]), [(3, 400)]);
+        assert_eq!(blobs.durable_lengths(vec![]), [(PACK, 400)]);
     }
 
     #[test]

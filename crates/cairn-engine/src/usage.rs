@@ -56,7 +56,7 @@ impl Inner {
         {
             return bytes;
         }
-        let bytes = self.chunks.total_stored_bytes().unwrap_or_else(|error| {
+        let bytes = self.blob_store.stored_bytes().unwrap_or_else(|error| {
             tracing::warn!(volume = %self.id, %error, "the packs' sizes cannot be read");
             0
         });

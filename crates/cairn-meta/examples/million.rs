@@ -12,9 +12,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cairn_meta::kv::{LocalOpener, Opener};
-use cairn_meta::{ApplyContext, Batch, BlobPlace, Durability, VolumeConfig, VolumeStore, check};
+use cairn_meta::{ApplyContext, Batch, Durability, VolumeConfig, VolumeStore, check};
 use cairn_types::limits::CHUNK_SIZE_DEFAULT;
-use cairn_types::{BlobId, Extent, Ino, MetaOp, Name, NewNode, SessionId, Source, Timestamp, VolumeId, WrittenExtent};
+use cairn_types::{
+    BlobId, BlobPlace, Extent, Ino, MetaOp, Name, NewNode, PackId, SessionId, Source, Timestamp, VolumeId,
+    WrittenExtent,
+};
 
 const FILE_BYTES: u32 = 1024;
 const FILES_PER_DIRECTORY: u64 = 1000;
@@ -86,7 +89,7 @@ fn config() -> VolumeConfig {
 fn place(blob: BlobId) -> BlobPlace {
     let stored_len = FILE_BYTES + 60;
     BlobPlace {
-        pack: (blob.0 >> 16) as u32,
+        pack: PackId((blob.0 >> 16) as u32),
         offset: (blob.0 & 0xffff) * u64::from(stored_len),
         payload_len: FILE_BYTES,
         stored_len,

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cairn_types::{Allocation, BlobId, Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
+use cairn_types::{Allocation, BlobId, BlobPlace, Errno, FsResult, Ino, MetaOp, OpReply, SessionId};
 
 use crate::error::{ApplyError, StoreError, for_program};
 use crate::kv::{Changes, Durability, Reached, Visitor};
 use crate::layout;
 use crate::ops;
-use crate::record::{BlobPlace, CallState, InodeRecord, SessionRecord, VolumeRecord};
+use crate::record::{CallState, InodeRecord, SessionRecord, VolumeRecord};
 use crate::snapshot::Snapshot;
 use crate::store::{Numbering, State};
 use crate::view::{Rows, View};

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 
 use cairn_types::acl;
 use cairn_types::limits::FILE_SIZE_MAX;
-use cairn_types::{Attr, AttrFlags, BlobId, Errno, Extent, ExtentList, Ino, Name, SessionId, Source, Timestamp};
+use cairn_types::{
+    Attr, AttrFlags, BlobId, BlobPlace, Errno, Extent, ExtentList, Ino, Name, PackId, SessionId, Source, Timestamp,
+};
 
 use crate::batch::{Batch, FRAGMENTS_MAX};
 use crate::error::{ApplyError, StoreError};
 use crate::layout;
-use crate::record::{BlobPlace, BlobRecord, EntryRecord, InodeRecord, PackRecord, encode_extents};
+use crate::record::{BlobRecord, EntryRecord, InodeRecord, PackRecord, encode_extents};
 use crate::view::Rows;
 
 /// Where blobs lie that nothing references yet.
@@ -302,7 +304,7 @@ impl Batch {
         })
     }
 
-    pub(crate) fn change_pack(&mut self, pack: u32, change: impl FnOnce(&mut PackRecord)) -> Result<(), ApplyError> {
+    pub(crate) fn change_pack(&mut self, pack: PackId, change: impl FnOnce(&mut PackRecord)) -> Result<(), ApplyError> {
         let mut record = self.pack(pack)?.unwrap_or_default();
         change(&mut record);
         self.set_row(layout::pack(pack), Some(record.encode()));
@@ -310,12 +312,12 @@ impl Batch {
     }
 
     /// Notes up to which length (bytes) a pack is on stable storage.
-    pub fn set_pack_durable_length(&mut self, pack: u32, length: u64) -> Result<(), ApplyError> {
+    pub fn set_pack_durable_length(&mut self, pack: PackId, length: u64) -> Result<(), ApplyError> {
         self.attempt(|batch| batch.change_pack(pack, |record| record.durable_length = length))
     }
 
     /// Forgets a pack. `false` (and nothing done) while blobs in it are in use.
-    pub fn drop_pack(&mut self, pack: u32) -> Result<bool, ApplyError> {
+    pub fn drop_pack(&mut self, pack: PackId) -> Result<bool, ApplyError> {
         self.attempt(|batch| match batch.pack(pack)? {
             Some(record) if record.live_blobs > 0 => Ok(false),
             _ => {

@@ -6,15 +6,15 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use cairn_types::{
-    Allocation, Attr, AttrFlags, BlobId, Extent, ExtentList, FileKind, Ino, SessionId, Source, Timestamp, VolumeId,
-    limits::CHUNK_SIZE_MAX,
+    Allocation, Attr, AttrFlags, BlobId, BlobPlace, Extent, ExtentList, FileKind, Ino, PackId, SessionId, Source,
+    Timestamp, VolumeId, limits::CHUNK_SIZE_MAX,
 };
 use redb::{Database, ReadableDatabase, TableDefinition, TableHandle};
 
 use crate::kv::{Condition, Durability, KeyValueStore, LocalOpener, MemoryStore, Opener};
 use crate::record::{
-    BlobPlace, BlobRecord, EntryRecord, InodeRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord,
-    decode_extents, encode_extents,
+    BlobRecord, EntryRecord, InodeRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord, decode_extents,
+    encode_extents,
 };
 use crate::{VolumeStore, layout};
 
@@ -104,7 +104,7 @@ fn golden_keys() {
         (layout::orphan(Ino(258), SessionId(3)), "140201020103"),
         (layout::trash(Ino(259)), "15020103"),
         (layout::blob(BlobId(513)), "20020201"),
-        (layout::pack(1), "210101"),
+        (layout::pack(PackId(1)), "210101"),
     ];
     for (key, row) in keys {
         assert_eq!(hex(&key), row);
@@ -230,7 +230,7 @@ fn golden_extents() {
 
 #[test]
 fn golden_blob_and_pack() {
-    let place = BlobPlace { pack: 1, offset: 4096, payload_len: 1024, stored_len: 1104 };
+    let place = BlobPlace { pack: PackId(1), offset: 4096, payload_len: 1024, stored_len: 1104 };
     let blob = BlobRecord { place, references: 2 };
     assert_eq!(hex(&blob.encode()), "100180208008a00102");
     assert_eq!(BlobRecord::decode(&bytes("100180208008a00102")), Some(blob));

@@ -17,7 +17,7 @@
 //! Numbers in keys are written as their count of significant bytes followed by these, most significant first: the
 //! bytewise order is that of the numbers, and small numbers (nearly all) take four bytes instead of eight.
 
-use cairn_types::{BlobId, Ino, SessionId};
+use cairn_types::{BlobId, Ino, PackId, SessionId};
 
 pub(crate) const VOLUME: &[u8] = &[0x01];
 pub(crate) const SESSIONS: u8 = 0x02;
@@ -191,12 +191,12 @@ pub(crate) fn parse_blob(key: &[u8]) -> Option<BlobId> {
     parse_single(BLOBS, key).map(BlobId)
 }
 
-pub(crate) fn pack(pack: u32) -> Vec<u8> {
-    key(PACKS, u64::from(pack), 0)
+pub(crate) fn pack(pack: PackId) -> Vec<u8> {
+    key(PACKS, u64::from(pack.0), 0)
 }
 
-pub(crate) fn parse_pack(key: &[u8]) -> Option<u32> {
-    parse_single(PACKS, key).and_then(|pack| u32::try_from(pack).ok())
+pub(crate) fn parse_pack(key: &[u8]) -> Option<PackId> {
+    parse_single(PACKS, key).and_then(|pack| Some(PackId(u32::try_from(pack).ok()?)))
 }
 
 #[cfg(test)]

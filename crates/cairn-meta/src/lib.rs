@@ -29,7 +29,7 @@ pub use batch::{Applied, ApplyContext, Batch, CommitOutcome, FRAGMENTS_MAX};
 pub use error::{ApplyError, StoreError};
 pub use kv::{Durability, Reached};
 pub use ownership::Ownership;
-pub use record::{BlobPlace, BlobRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord};
+pub use record::{BlobRecord, PackRecord, SessionRecord, VolumeConfig, VolumeRecord};
 pub use salvage::Salvage;
 pub use snapshot::{SeekTarget, Snapshot, VolumeUsage};
 pub use store::VolumeStore;

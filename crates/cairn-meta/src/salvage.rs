@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use cairn_types::PackId;
+
 use crate::check::cursor::Cursor;
 use crate::error::{ApplyError, StoreError};
 use crate::kv::Durability;
@@ -64,7 +66,7 @@ impl VolumeStore {
         if found.is_empty() {
             return Ok(found);
         }
-        let mut counted: BTreeMap<u32, PackRecord> = BTreeMap::new();
+        let mut counted: BTreeMap<PackId, PackRecord> = BTreeMap::new();
         counted.extend(lost_packs.iter().filter_map(|key| Some((layout::parse_pack(key)?, PackRecord::default()))));
         if !counted.is_empty() {
             let mut blobs = Cursor::new(&snapshot, layout::space(layout::BLOBS), |_, value| BlobRecord::decode(value));

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cairn_types::{Attr, BlobId, Errno, ExtentList, FileKind, FsResult, Ino, MetaOp, Name, OpReply, SessionId, Source};
+use cairn_types::{
+    Attr, BlobId, Errno, ExtentList, FileKind, FsResult, Ino, MetaOp, Name, OpReply, PackId, SessionId, Source,
+};
 
 use crate::error::{ApplyError, StoreError, for_program};
 use crate::kv::{Reader, Visitor};
@@ -146,7 +148,7 @@ impl Snapshot {
         self.session_records()
     }
 
-    pub fn pack_records(&self) -> Result<Vec<(u32, PackRecord)>, StoreError> {
+    pub fn pack_records(&self) -> Result<Vec<(PackId, PackRecord)>, StoreError> {
         self.packs()
     }
 

@@ -4,7 +4,7 @@
 
 use std::ops::ControlFlow;
 
-use cairn_types::{BlobId, ExtentList, FileKind, Ino, Name, SessionId};
+use cairn_types::{BlobId, ExtentList, FileKind, Ino, Name, PackId, SessionId};
 
 use crate::error::StoreError;
 use crate::kv::Visitor;
@@ -120,11 +120,11 @@ pub(crate) trait Rows: View {
         decoded(self, &layout::blob(blob), "blob", BlobRecord::decode)
     }
 
-    fn pack(&self, pack: u32) -> Result<Option<PackRecord>, StoreError> {
+    fn pack(&self, pack: PackId) -> Result<Option<PackRecord>, StoreError> {
         decoded(self, &layout::pack(pack), "pack", PackRecord::decode)
     }
 
-    fn packs(&self) -> Result<Vec<(u32, PackRecord)>, StoreError> {
+    fn packs(&self) -> Result<Vec<(PackId, PackRecord)>, StoreError> {
         collected(self, &layout::space(layout::PACKS), usize::MAX, "pack", |key, value| {
             Some((layout::parse_pack(key)?, PackRecord::decode(value)?))
         })

@@ -2,9 +2,10 @@
 
 mod common;
 
-use cairn_meta::{BlobPlace, Durability, SeekTarget};
+use cairn_meta::{Durability, SeekTarget};
 use cairn_types::{
-    AllocateMode, AttrChange, Errno, Extent, ExtentList, Ino, MetaOp, NewNode, Source, Timestamp, WrittenExtent,
+    AllocateMode, AttrChange, BlobPlace, Errno, Extent, ExtentList, Ino, MetaOp, NewNode, PackId, Source, Timestamp,
+    WrittenExtent,
 };
 use common::{CHUNK, Volume, time};
 
@@ -37,7 +38,7 @@ fn a_write_sets_size_times_and_usage() {
     assert_eq!((attr.size, attr.allocated, attr.mtime, attr.ctime), (1100, 1000, now, now));
     assert_eq!(volume.snapshot().usage().expect("readable").bytes_used, 1024);
     let packs = volume.snapshot().pack_records().expect("readable");
-    assert_eq!((packs[0].0, packs[0].1.live_bytes, packs[0].1.live_blobs), (1, 1050, 1));
+    assert_eq!((packs[0].0, packs[0].1.live_bytes, packs[0].1.live_blobs), (PackId(1), 1050, 1));
     let op = MetaOp::Write { ino: file, extents: vec![], size: 10, mtime: time(9), time: time(1) };
     volume.apply(&op);
     let attr = volume.attr(file);
@@ -339,17 +340,17 @@ fn blobs_move_between_packs() {
     let op = volume.write_blob_op(file, 0, blob, 1000);
     volume.apply(&op);
     let from = volume.snapshot().blob_record(blob).expect("readable").expect("referenced").place;
-    let to = BlobPlace { pack: 2, offset: 0, ..from };
+    let to = BlobPlace { pack: PackId(2), offset: 0, ..from };
     let mut batch = volume.store.begin().expect("no other");
-    batch.set_pack_durable_length(1, 4096).expect("memory");
-    assert!(!batch.drop_pack(1).expect("memory"), "in use");
+    batch.set_pack_durable_length(PackId(1), 4096).expect("memory");
+    assert!(!batch.drop_pack(PackId(1)).expect("memory"), "in use");
     assert!(!batch.relocate_blob(blob, to, from).expect("memory"), "it is not there");
     assert!(batch.relocate_blob(blob, from, to).expect("memory"));
-    assert!(batch.drop_pack(1).expect("memory"));
+    assert!(batch.drop_pack(PackId(1)).expect("memory"));
     batch.commit(Durability::Durable).expect("memory");
     assert_eq!(volume.snapshot().blob_record(blob).expect("readable").expect("referenced").place, to);
     let packs = volume.snapshot().pack_records().expect("readable");
-    assert_eq!(packs.iter().map(|(pack, record)| (*pack, record.live_blobs)).collect::<Vec<_>>(), [(2, 1)]);
+    assert_eq!(packs.iter().map(|(pack, record)| (*pack, record.live_blobs)).collect::<Vec<_>>(), [(PackId(2), 1)]);
     volume.assert_sound();
 }
 

@@ -6,6 +6,7 @@ mod model;
 mod read;
 mod reclaim;
 mod recover;
+mod stores;
 mod sync;
 mod tails;
 
@@ -14,10 +15,11 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use cairn_types::checksum::{blob_hash, block_checksums};
-use cairn_types::{BlobId, Ino};
+use cairn_types::{BlobId, BlobPlace, Ino, PackId};
 use tempfile::TempDir;
 
-use crate::{BlobPlace, ChunkError, NewBlob, Options, PackId, PackStore, Recovery};
+use crate::place::file_name;
+use crate::{ChunkError, NewBlob, Options, PackStore, Recovery};
 
 /// A directory for packs, and what the metadata would know of them.
 struct Fixture {
@@ -45,7 +47,7 @@ impl Fixture {
     }
 
     fn path(&self, pack: PackId) -> PathBuf {
-        self.directory.path().join("packs").join(pack.file_name())
+        self.directory.path().join("packs").join(file_name(pack))
     }
 
     fn length(&self, pack: PackId) -> u64 {

@@ -198,10 +198,9 @@ impl Model {
             assert!(self.alive.values().all(|place| place.pack != problem.pack), "{problem}");
             self.store.seal(problem.pack).unwrap();
         }
-        let found: BTreeMap<u64, BlobPlace> =
-            recovery.blobs.iter().map(|blob| (blob.header.blob.0, blob.place)).collect();
+        let found: BTreeMap<u64, BlobPlace> = recovery.blobs.iter().map(|blob| (blob.blob.0, blob.place)).collect();
         for blob in &recovery.blobs {
-            assert_intact(&self.store, blob.header.blob.0, &blob.place);
+            assert_intact(&self.store, blob.blob.0, &blob.place);
         }
         for (id, place) in unflushed {
             let harmed =

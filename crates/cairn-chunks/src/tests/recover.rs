@@ -5,7 +5,7 @@ use crate::format::{PACK_HEADER_LEN, PackHeader, encode_pack_header};
 use crate::{Cut, ProblemKind};
 
 fn found(recovery: &Recovery) -> Vec<u64> {
-    recovery.blobs.iter().map(|blob| blob.header.blob.0).collect()
+    recovery.blobs.iter().map(|blob| blob.blob.0).collect()
 }
 
 #[test]
@@ -21,8 +21,8 @@ fn only_what_lies_behind_the_durable_end_is_found() {
     let (store, recovery) = fixture.open();
     assert_eq!(found(&recovery), [2, 3]);
     assert_eq!(recovery.blobs[0].place, places[0]);
-    assert_eq!(recovery.blobs[0].header.ino, Ino(1002));
-    assert_eq!(recovery.blobs[0].header.chunk, 3);
+    assert_eq!(recovery.blobs[0].ino, Ino(1002));
+    assert_eq!(recovery.blobs[0].chunk, 3);
     assert_intact(&store, 2, &places[0]);
     // It may be in the page cache alone: the next flush covers it.
     assert_eq!(store.sync().unwrap(), [(places[0].pack, places[1].end())]);

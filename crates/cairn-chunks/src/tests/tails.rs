@@ -33,7 +33,7 @@ fn tails_bring_back_what_a_crash_took() {
         restore_tails(&packs, tails).unwrap();
     }
     let (store, recovery) = fixture.open();
-    assert_eq!(recovery.blobs.iter().map(|found| found.header.blob.0).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(recovery.blobs.iter().map(|found| found.blob.0).collect::<Vec<_>>(), [2, 3, 4]);
     for (id, place) in [(2, second), (3, third), (4, fourth)] {
         assert_intact(&store, id, &place);
     }

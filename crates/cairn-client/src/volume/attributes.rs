@@ -12,7 +12,7 @@ use super::Shared;
 use super::core::{stale, unfitting};
 use crate::api::{AttrReply, Handle};
 use crate::error::FsResult;
-use crate::inodes::{Node, NodeState};
+use crate::node::{FileState, Node, NodeState};
 
 /// `relatime`: an access time older than this is renewed in any case.
 const ACCESS_TIME_AGE: i64 = 24 * 60 * 60;
@@ -47,7 +47,7 @@ impl Shared {
             self.supersede_mtime(&node, change.mtime).await;
         }
         if change.atime.is_some() {
-            node.lock().pending_atime = None;
+            node.lock().clear_access_time();
             let _nothing_older_under_way = self.writeback.access_times.lock().await;
         }
         let op = MetaOp::SetAttr { ino, change, time: Timestamp::now() };
@@ -56,7 +56,7 @@ impl Shared {
             None => self.call(op, &[&node]).await.map_err(stale)?,
         };
         if change.atime.is_some() {
-            node.lock().pending_atime = None;
+            node.lock().clear_access_time();
         }
         match reply.attrs.iter().find(|attr| attr.ino == ino) {
             Some(attr) => Ok(self.told_own(&node, attr)),
@@ -84,13 +84,10 @@ impl Shared {
             {
                 let mut state = node.lock();
                 let Some(file) = state.file_mut() else { return };
-                if !file.flushing {
-                    if !file.overlay.is_clean() {
-                        file.pending_mtime = mtime;
-                    }
+                if !file.await_flush() {
+                    file.supersede_mtime(mtime);
                     return;
                 }
-                file.flush_awaited = true;
             }
             changed.await;
         }
@@ -104,32 +101,26 @@ impl Shared {
         node: &Arc<Node>,
         cut: Option<u64>,
     ) -> FsResult<cairn_types::OpReply> {
-        let flushes = {
-            let mut state = node.lock();
-            state.file_mut().map_or(0, |file| {
-                file.content_calls += 1;
-                file.flushes
-            })
-        };
+        let flushes = node.lock().file_mut().map_or(0, FileState::begin_content_call);
         let guard = ContentCall { node };
         let outcome = self.call(op, &[node]).await;
         {
             let mut state = node.lock();
             if let Some(file) = state.file_mut() {
-                let undisturbed = file.flushes == flushes && !file.flushing;
+                let undisturbed = file.is_undisturbed_since(flushes);
                 match (&outcome, cut) {
                     (Ok(_), Some(size)) => {
-                        let before = file.overlay.bytes();
-                        file.overlay.truncate(size);
-                        self.writeback.adjust(before, file.overlay.bytes());
+                        let before = file.overlay().bytes();
+                        file.overlay_mut().truncate(size);
+                        self.writeback.adjust(before, file.overlay().bytes());
                         if undisturbed {
-                            file.extents.truncate(size, self.chunk_size);
+                            file.extents_mut().truncate(size, self.chunk_size);
                         } else {
-                            file.extents.clear();
+                            file.extents_mut().clear();
                         }
                     }
-                    (Ok(_), None) => file.extents.clear(),
-                    (Err(error), _) if error.may_have_happened() => file.extents.clear(),
+                    (Ok(_), None) => file.extents_mut().clear(),
+                    (Err(error), _) if error.may_have_happened() => file.extents_mut().clear(),
                     (Err(_), _) => {}
                 }
             }
@@ -157,7 +148,7 @@ impl Shared {
         if self.options.nodiratime && state.directory().is_some() {
             return;
         }
-        if state.pending_atime.is_some() || !state.holds(LeaseMode::Exclusive) {
+        if state.access_time().is_some() || !state.holds(LeaseMode::Exclusive) {
             return;
         }
         let Some(attr) = state.view() else { return };
@@ -167,7 +158,7 @@ impl Shared {
                 return;
             }
         }
-        state.pending_atime = Some(Timestamp::now());
+        state.set_access_time(Timestamp::now());
         drop(state);
         self.access_times.lock().push(node.ino);
     }
@@ -182,7 +173,7 @@ fn change_gone(state: &mut NodeState, change: &AttrChange) -> Option<Attr> {
     attr.atime = change.atime.unwrap_or(attr.atime);
     attr.mtime = change.mtime.unwrap_or(attr.mtime);
     attr.ctime = Timestamp::now();
-    state.last_attr = Some(Box::new(attr));
+    state.set_last_attr(attr);
     Some(attr)
 }
 
@@ -194,7 +185,7 @@ struct ContentCall<'node> {
 impl Drop for ContentCall<'_> {
     fn drop(&mut self) {
         if let Some(file) = self.node.lock().file_mut() {
-            file.content_calls = file.content_calls.saturating_sub(1);
+            file.end_content_call();
         }
     }
 }

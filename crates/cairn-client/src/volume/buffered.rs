@@ -6,6 +6,7 @@
 //! made last; the journal is entered while they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
@@ -16,9 +17,9 @@ use parking_lot::MutexGuard;
 
 use super::Shared;
 use crate::api::{AttrReply, Caller, Entry};
-use crate::directory::{Cached, Link};
 use crate::error::FsResult;
-use crate::inodes::{Content, FileState, Node, NodeState};
+use crate::node::directory::{Cached, Link};
+use crate::node::{FileState, Node, NodeState, Place};
 use crate::overlay::Freeze;
 use crate::stats::add;
 use crate::writeback::flush::{Claim, claim_locked};
@@ -54,9 +55,9 @@ impl<'node> Locked<'node> {
     }
 
     /// Counts a change of all of them.
-    fn note_pending(&mut self) {
+    fn begin_change(&mut self) {
         for (_, state) in &mut self.guards {
-            state.pending += 1;
+            state.begin_change();
         }
     }
 }
@@ -72,7 +73,7 @@ fn leads_to(directory: &NodeState, name: &Name, node: &Node) -> bool {
 
 /// A directory in which `name` is known to be free.
 fn has_free(directory: &NodeState, name: &Name) -> bool {
-    directory.attr.is_some_and(|attr| attr.is_dir()) && known(directory, name) == Cached::Absent
+    directory.attr().is_some_and(Attr::is_dir) && known(directory, name) == Cached::Absent
 }
 
 fn change_name(directory: &mut NodeState, name: &Name, link: Option<Link>) {
@@ -81,18 +82,14 @@ fn change_name(directory: &mut NodeState, name: &Name, link: Option<Link>) {
     }
 }
 
-fn is_dirty(state: &NodeState) -> bool {
-    state.file().is_some_and(|file| !file.overlay.is_clean())
-}
-
 /// Little content, of which no flush is under way.
 fn can_be_brought(file: &FileState) -> bool {
-    !file.flushing && file.content_calls == 0 && file.overlay.bytes() <= BROUGHT_MAX
+    file.is_quiet() && file.overlay().bytes() <= BROUGHT_MAX
 }
 
 /// Whether nothing is lost with the last name of a file that others may have open.
 fn may_go(state: &NodeState) -> bool {
-    state.private || (!is_dirty(state) && !state.file().is_some_and(|file| file.flushing))
+    state.lease().is_since_birth() || state.file().is_none_or(FileState::is_flushed)
 }
 
 impl Shared {
@@ -112,7 +109,7 @@ impl Shared {
     fn can_make(&self, directory: &NodeState, name: &Name) -> bool {
         self.may_change_here(directory)
             && has_free(directory, name)
-            && directory.attr.is_some_and(|attr| !attr.flags.contains(AttrFlags::HAS_ACL))
+            && directory.attr().is_some_and(|attr| !attr.flags.contains(AttrFlags::HAS_ACL))
     }
 
     pub(super) async fn make_here(
@@ -145,20 +142,15 @@ impl Shared {
         let maker = Maker { mode, umask: caller.umask, uid: caller.uid, gid: caller.gid, time: Timestamp::now() };
         let (attr, entry_ttl) = {
             let mut state = directory.lock();
-            let Some(mut parent_attr) = state.attr.filter(|_| self.can_make(&state, name)) else {
+            let Some(parent_attr) = state.attr().filter(|_| self.can_make(&state, name)) else {
                 self.room.settle_node(false);
                 return Ok(None);
             };
             let attr = parent_attr.born_here(ino, new, &maker, false);
-            parent_attr.add_entry(attr.kind, maker.time);
-            state.attr = Some(parent_attr);
-            state.pending += 1;
+            state.begin_change();
+            state.alter_attr(|parent| parent.add_entry(attr.kind, maker.time));
             change_name(&mut state, name, Some(Link { ino, kind: attr.kind }));
-            {
-                let mut child = made.lock();
-                child.be_born(attr, parent, name, self.chunk_size);
-                child.pending += 1;
-            }
+            made.lock().create_local(attr, Place { parent, name: name.clone() }, self.chunk_size);
             let op = MetaOp::Create {
                 parent,
                 name: name.clone(),
@@ -191,27 +183,21 @@ impl Shared {
                 return Ok(false);
             }
             let Some(state) = locked.get(target) else { return Ok(false) };
-            let Some(mut attr) = state.attr.filter(|attr| !attr.is_dir() && (attr.nlink > 1 || may_go(state))) else {
+            let unlinkable = |attr: &&Attr| !attr.is_dir() && (attr.nlink > 1 || may_go(state));
+            let Some(kind) = state.attr().filter(unlinkable).map(|attr| attr.kind) else { return Ok(false) };
+            let keep = state.is_open();
+            if !locked.get(directory).is_some_and(|parent| parent.attr().is_some() && leads_to(parent, name, target)) {
                 return Ok(false);
-            };
-            let keep = state.opens > 0;
-            attr.nlink = attr.nlink.saturating_sub(1);
-            attr.ctime = time;
-            let Some(parent) = locked.get(directory) else { return Ok(false) };
-            let Some(parent_attr) = parent.attr.filter(|_| leads_to(parent, name, target)) else { return Ok(false) };
-            let mut parent_attr = parent_attr;
-            parent_attr.remove_entry(attr.kind, time);
-            parent.attr = Some(parent_attr);
-            change_name(parent, name, None);
-            if let Some(state) = locked.get(target) {
-                state.attr = Some(attr);
-                state.removed |= attr.nlink == 0;
-                state.orphan |= attr.nlink == 0 && keep;
             }
-            locked.note_pending();
+            locked.begin_change();
+            if let Some(parent) = locked.get(directory) {
+                parent.alter_attr(|attr| attr.remove_entry(kind, time));
+                change_name(parent, name, None);
+            }
+            let last = locked.get(target).is_some_and(|state| unlink(state, keep, time));
             let op = MetaOp::Unlink { parent: directory.ino, name: name.clone(), keep, time };
             self.enter(op, locked.nodes(), false, None, generation);
-            attr.nlink == 0
+            last
         };
         if last {
             self.let_go(target);
@@ -221,7 +207,7 @@ impl Shared {
 
     /// Lets go of a node whose last name has just gone, unless it is open.
     fn let_go(self: &Arc<Self>, node: &Arc<Node>) {
-        if node.lock().opens == 0 {
+        if !node.lock().is_open() {
             self.drop_orphan(node, false);
         }
     }
@@ -239,19 +225,20 @@ impl Shared {
         if !locked.all(|state| self.may_change_here(state)) {
             return Ok(false);
         }
-        let is_empty = |attr: Attr| attr.is_dir() && attr.size == 0;
-        if !locked.get(target).and_then(|state| state.attr).is_some_and(is_empty) {
+        let is_empty = |attr: &Attr| attr.is_dir() && attr.size == 0;
+        if !locked.get(target).is_some_and(|state| state.attr().is_some_and(is_empty))
+            || !locked.get(directory).is_some_and(|parent| parent.attr().is_some() && leads_to(parent, name, target))
+        {
             return Ok(false);
         }
-        let Some(parent) = locked.get(directory) else { return Ok(false) };
-        let Some(mut parent_attr) = parent.attr.filter(|_| leads_to(parent, name, target)) else { return Ok(false) };
-        parent_attr.remove_entry(FileKind::Directory, time);
-        parent.attr = Some(parent_attr);
-        change_name(parent, name, None);
+        locked.begin_change();
+        if let Some(parent) = locked.get(directory) {
+            parent.alter_attr(|attr| attr.remove_entry(FileKind::Directory, time));
+            change_name(parent, name, None);
+        }
         if let Some(state) = locked.get(target) {
             remove_directory(state, time);
         }
-        locked.note_pending();
         let op = MetaOp::Rmdir { parent: directory.ino, name: name.clone(), time };
         self.enter(op, locked.nodes(), false, None, generation);
         drop(locked);
@@ -269,7 +256,7 @@ impl Shared {
     fn content_to_bring(node: &Arc<Node>, state: &mut NodeState) -> Result<Option<Claim>, ()> {
         match state.file() {
             Some(file) if !can_be_brought(file) => Err(()),
-            Some(file) if !file.overlay.is_clean() => claim_locked(node, state, Freeze::All).map(Some).ok_or(()),
+            Some(file) if !file.is_clean() => claim_locked(node, state, Freeze::All).map(Some).ok_or(()),
             _ => Ok(None),
         }
     }
@@ -294,12 +281,12 @@ impl Shared {
         {
             return Ok(false);
         }
-        let Some(moved) = locked.get(source).and_then(|state| state.attr) else { return Ok(false) };
+        let Some(moved) = locked.get(source).and_then(|state| state.attr().copied()) else { return Ok(false) };
         // Whether it would become its own ancestor takes the whole tree to know.
         if moved.is_dir() && from.ino != to.ino {
             return Ok(false);
         }
-        let fits = |state: &NodeState| match state.attr {
+        let fits = |state: &NodeState| match state.attr() {
             Some(attr) if attr.is_dir() => moved.is_dir() && attr.size == 0,
             Some(attr) => !moved.is_dir() && (attr.nlink > 1 || may_go(state)),
             None => false,
@@ -314,43 +301,32 @@ impl Shared {
         }
         let Some(state) = locked.get(source) else { return Ok(false) };
         let Ok(content) = Self::content_to_bring(source, state) else { return Ok(false) };
-        if let Some(attr) = &mut state.attr {
-            attr.ctime = time;
+        locked.begin_change();
+        if let Some(state) = locked.get(source) {
+            state.alter_attr(|attr| attr.ctime = time);
+            state.set_place(to.ino, new_name.clone());
         }
-        state.name = Some(new_name.clone());
         let mut keep = false;
         let mut replaced = None;
         let mut gone = false;
         if let Some(state) = target.and_then(|target| locked.get(target)) {
-            keep = state.opens > 0 && !moved.is_dir();
-            replaced = state.attr.map(|attr| attr.kind);
-            if moved.is_dir() {
-                remove_directory(state, time);
-                gone = true;
-            } else if let Some(attr) = &mut state.attr {
-                attr.nlink = attr.nlink.saturating_sub(1);
-                attr.ctime = time;
-                gone = attr.nlink == 0;
-                state.removed |= gone;
-                state.orphan |= gone && keep;
-            }
+            keep = state.is_open() && !moved.is_dir();
+            replaced = state.attr().map(|attr| attr.kind);
+            gone = if moved.is_dir() { remove_directory(state, time) } else { unlink(state, keep, time) };
         }
         if let Some(state) = locked.get(from) {
-            if let Some(attr) = &mut state.attr {
-                attr.remove_entry(moved.kind, time);
-            }
+            state.alter_attr(|attr| attr.remove_entry(moved.kind, time));
             change_name(state, name, None);
         }
         if let Some(state) = locked.get(to) {
-            if let Some(attr) = &mut state.attr {
+            state.alter_attr(|attr| {
                 if let Some(kind) = replaced {
                     attr.remove_entry(kind, time);
                 }
                 attr.add_entry(moved.kind, time);
-            }
+            });
             change_name(state, new_name, Some(Link { ino: source.ino, kind: moved.kind }));
         }
-        locked.note_pending();
         let op = MetaOp::Rename {
             parent: from.ino,
             name: name.clone(),
@@ -387,19 +363,21 @@ impl Shared {
             }
             let Some(state) = locked.get(node) else { return Ok(None) };
             let linkable = |attr: &Attr| (1..limits::LINK_MAX).contains(&attr.nlink) && !attr.is_dir();
-            let Some(mut attr) = state.attr.filter(linkable) else { return Ok(None) };
+            let Some(mut attr) = state.attr().copied().filter(linkable) else { return Ok(None) };
             let Ok(content) = Self::content_to_bring(node, state) else { return Ok(None) };
             attr.nlink += 1;
             attr.ctime = time;
-            state.attr = Some(attr);
-            state.name = Some(name.clone());
-            let Some(parent) = locked.get(directory) else { return Ok(None) };
-            if let Some(attr) = &mut parent.attr {
-                attr.add_entry(FileKind::Regular, time);
+            locked.begin_change();
+            if let Some(state) = locked.get(node) {
+                state.alter_attr(|known| *known = attr);
+                state.set_place(directory.ino, name.clone());
             }
-            change_name(parent, name, Some(Link { ino: node.ino, kind: attr.kind }));
-            let entry_ttl = self.entry_time_to_live(parent);
-            locked.note_pending();
+            let mut entry_ttl = Duration::ZERO;
+            if let Some(parent) = locked.get(directory) {
+                parent.alter_attr(|attr| attr.add_entry(FileKind::Regular, time));
+                change_name(parent, name, Some(Link { ino: node.ino, kind: attr.kind }));
+                entry_ttl = self.entry_time_to_live(parent);
+            }
             let op = MetaOp::Link { ino: node.ino, parent: directory.ino, name: name.clone(), time };
             self.enter(op, locked.nodes(), false, content, generation);
             (attr, entry_ttl)
@@ -415,11 +393,11 @@ impl Shared {
     ) -> FsResult<Option<AttrReply>> {
         let fits = |state: &NodeState| {
             let simple = change.size.is_none();
-            let reaches_xattrs = |attr: Attr| {
+            let reaches_xattrs = |attr: &Attr| {
                 (change.mode.is_some() && attr.flags.contains(AttrFlags::HAS_ACL))
                     || (attr.loses_privileges(change) && attr.flags.contains(AttrFlags::HAS_CAPABILITY))
             };
-            simple && self.may_change_here(state) && state.attr.is_some_and(|attr| !reaches_xattrs(attr))
+            simple && self.may_change_here(state) && state.attr().is_some_and(|attr| !reaches_xattrs(attr))
         };
         if !fits(&node.lock()) {
             return Ok(None);
@@ -431,23 +409,22 @@ impl Shared {
         let generation = self.session.generation();
         let time = Timestamp::now();
         let mut state = node.lock();
-        let Some(mut attr) = state.attr.filter(|_| fits(&state)) else { return Ok(None) };
+        if !fits(&state) {
+            return Ok(None);
+        }
         if change.mtime.is_some()
             && let Some(file) = state.file_mut()
         {
-            if file.flushing {
+            if file.is_flushing() {
                 return Ok(None);
             }
-            if !file.overlay.is_clean() {
-                file.pending_mtime = change.mtime;
-            }
+            file.supersede_mtime(change.mtime);
         }
-        attr.change(change, time);
-        state.attr = Some(attr);
+        state.begin_change();
+        state.alter_attr(|attr| attr.change(change, time));
         if change.atime.is_some() {
-            state.pending_atime = None;
+            state.clear_access_time();
         }
-        state.pending += 1;
         let op = MetaOp::SetAttr { ino: node.ino, change: *change, time };
         self.enter(op, vec![Arc::clone(node)], false, None, generation);
         let reply = state.view().map(|attr| AttrReply { attr, ttl: self.time_to_live(&state) });
@@ -472,7 +449,7 @@ impl Shared {
         };
         let fits = |state: &NodeState| {
             let listless = |attr: &Attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL);
-            self.may_change_here(state) && state.attr.as_ref().is_some_and(listless)
+            self.may_change_here(state) && state.attr().is_some_and(listless)
         };
         if !shows_in_mode || !fits(&node.lock()) {
             return Ok(false);
@@ -481,7 +458,7 @@ impl Shared {
         let generation = self.session.generation();
         let time = Timestamp::now();
         let mut state = node.lock();
-        let Some(before) = state.attr.filter(|_| fits(&state)) else { return Ok(false) };
+        let Some(before) = state.attr().copied().filter(|_| fits(&state)) else { return Ok(false) };
         let mut attr = before;
         if let Some(list) = &list {
             attr.take_access_list(list, clear_set_gid);
@@ -489,8 +466,8 @@ impl Shared {
         // As at the server, what was so already is no change.
         if attr != before {
             attr.ctime = time;
-            state.attr = Some(attr);
-            state.pending += 1;
+            state.begin_change();
+            state.alter_attr(|known| *known = attr);
             let op =
                 MetaOp::SetXattr { ino: node.ino, name: name.clone(), value: value.clone(), mode, clear_set_gid, time };
             self.enter(op, vec![Arc::clone(node)], false, None, generation);
@@ -499,13 +476,25 @@ impl Shared {
     }
 }
 
-fn remove_directory(state: &mut NodeState, time: Timestamp) {
-    state.removed = true;
-    if let Some(attr) = &mut state.attr {
+/// Takes one of its names from a file. Whether it was the last; `keep`: then its content stays for who has it open.
+fn unlink(state: &mut NodeState, keep: bool, time: Timestamp) -> bool {
+    state.alter_attr(|attr| {
+        attr.nlink = attr.nlink.saturating_sub(1);
+        attr.ctime = time;
+    });
+    let last = state.attr().is_some_and(|attr| attr.nlink == 0);
+    if last {
+        state.lose_last_name(keep);
+    }
+    last
+}
+
+/// Takes its name from an empty directory. It has no other.
+fn remove_directory(state: &mut NodeState, time: Timestamp) -> bool {
+    state.alter_attr(|attr| {
         attr.nlink = 0;
         attr.ctime = time;
-    }
-    if let Content::Directory(cache) = &mut state.content {
-        cache.clear();
-    }
+    });
+    state.lose_last_name(false);
+    true
 }

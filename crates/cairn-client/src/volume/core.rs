@@ -11,7 +11,7 @@ use cairn_wire::{Query, QueryReply};
 use super::Shared;
 use crate::api::{AttrReply, Entry};
 use crate::error::{Error, FsResult};
-use crate::inodes::{Node, NodeState};
+use crate::node::{Life, Node, NodeState};
 use crate::stats::add;
 
 /// How long an operation tries to get a lease that others keep taking away.
@@ -50,7 +50,7 @@ impl Shared {
 
     /// For how long the kernel may keep what is said of a node.
     pub(crate) fn time_to_live(&self, state: &NodeState) -> Duration {
-        if state.covers(LeaseMode::Shared) && state.recall.is_none() {
+        if state.covers(LeaseMode::Shared) && !state.is_recalled() {
             self.session.lease_time_left().unwrap_or_default()
         } else {
             Duration::ZERO
@@ -119,17 +119,14 @@ impl Shared {
                 if let Some(content) = entry.content.take() {
                     state.learn_small_content(attr, content);
                 }
-                if state.name.is_none() {
-                    state.name = Some(entry.name.clone());
-                    state.parent = Some(directory);
-                }
+                state.set_first_place(directory, &entry.name);
             }
         }
     }
 
     /// Waits until no recall of the node is being answered: what is asked meanwhile would be void.
     pub(crate) async fn await_recall(&self, node: &Arc<Node>) -> FsResult<()> {
-        if node.lock().recall.is_none() {
+        if !node.lock().is_recalled() {
             return Ok(());
         }
         // The recall must not wait for the kernel while the kernel waits for this request.
@@ -140,7 +137,7 @@ impl Shared {
             let changed = node.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if node.lock().recall.is_none() {
+            if !node.lock().is_recalled() {
                 return Ok(());
             }
             tokio::select! {
@@ -158,7 +155,7 @@ impl Shared {
         loop {
             {
                 let state = node.lock();
-                if state.removed && !state.orphan {
+                if state.life() == Life::Gone {
                     return Err(Errno::ESTALE.into());
                 }
                 if self.usable(&state, mode) {
@@ -226,8 +223,8 @@ impl Shared {
         let node = self.table.get_or_insert(attr.ino);
         let reply = self.told(&node, attr);
         let mut state = node.lock();
-        state.references += 1;
-        state.named_at = Some(Instant::now());
+        state.add_reference();
+        state.expect_open();
         drop(state);
         Entry { attr: reply.attr, attr_ttl: reply.ttl, entry_ttl }
     }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, FileKind, Ino, LeaseMode, Name};
+use cairn_types::{Attr, Errno, FileKind, Ino, LeaseMode, Name};
 use cairn_wire::Query;
-use cairn_wire::message::QueryAnswer;
+use cairn_wire::message::{Grant, QueryAnswer};
 
 use super::Shared;
 use super::core::unfitting;
 use crate::api::{DirEntry, Entry, Handle};
-use crate::directory::{Cached, Link};
 use crate::error::FsResult;
-use crate::inodes::{Content, Node};
+use crate::node::directory::{Cached, DirectoryCache, Link};
+use crate::node::{Life, Node, Place};
 
 /// Names in one page: with and without attributes, about as many as fill the kernel's requests and a message.
 const PAGE_WITH_ATTRIBUTES: u32 = 1000;
@@ -90,7 +90,9 @@ impl Shared {
     pub(crate) async fn open_dir(self: &Arc<Self>, ino: Ino) -> FsResult<Handle> {
         let known = self.table.get(ino).is_some_and(|node| {
             let state = node.lock();
-            !state.removed && state.attr.is_some_and(|attr| attr.is_dir()) && self.usable(&state, LeaseMode::Shared)
+            state.life() == Life::Named
+                && state.attr().is_some_and(Attr::is_dir)
+                && self.usable(&state, LeaseMode::Shared)
         });
         if !known {
             let reply = self.current_attr(ino).await?;
@@ -187,10 +189,7 @@ impl Shared {
 
     /// The directory in which this one is known to be, under that one's lease.
     fn known_parent(&self, node: &Node) -> Option<Ino> {
-        let (parent, name) = {
-            let state = node.lock();
-            state.parent.zip(state.name.clone())?
-        };
+        let Place { parent, name } = node.lock().place().cloned()?;
         let parent = self.table.get(parent)?;
         let state = parent.lock();
         let leads_here = matches!(state.directory()?.get(&name), Cached::Present(link) if link.ino == node.ino);
@@ -246,7 +245,7 @@ impl Shared {
         self.await_recall(node).await?;
         let (asked, was_covered) = {
             let state = node.lock();
-            let epoch = state.directory().map_or(0, crate::directory::DirectoryCache::epoch);
+            let epoch = state.directory().map_or(0, DirectoryCache::epoch);
             (epoch, state.covers(LeaseMode::Shared))
         };
         let query = Query::List { directory: node.ino, after, limit, attributes: with_attributes };
@@ -256,10 +255,9 @@ impl Shared {
         let entries: Vec<(Name, Link)> =
             entries.into_iter().map(|entry| (entry.name, Link { ino: entry.ino, kind: entry.kind })).collect();
         let mut state = node.lock();
-        if matches!(state.content, Content::None) {
-            state.content = Content::Directory(Box::default());
-        }
-        let stands = reply.grants.iter().any(|grant| grant.ino == node.ino && grant.stamp > state.recalled);
+        state.note_directory();
+        let newer = |grant: &Grant| state.lease().is_newer_than_recalls(grant.stamp);
+        let stands = reply.grants.iter().any(|grant| grant.ino == node.ino && newer(grant));
         let covered = state.covers(LeaseMode::Shared) && (was_covered || stands);
         let Some(cache) = state.directory_mut() else { return Err(Errno::ENOTDIR.into()) };
         let epoch = Some(cache.epoch()).filter(|epoch| covered && *epoch == asked);
@@ -276,11 +274,11 @@ impl Shared {
     pub(super) async fn learn_small_directory(self: &Arc<Self>, node: &Arc<Node>, name: &Name) -> FsResult<()> {
         let worthwhile = {
             let mut state = node.lock();
-            let entries = state.attr.filter(|_| self.usable(&state, LeaseMode::Shared)).map(|attr| attr.size);
-            let settled = state.pending == 0;
+            let entries = state.attr().filter(|_| self.usable(&state, LeaseMode::Shared)).map(|attr| attr.size);
+            let at_server = !state.is_ahead();
             match (entries, state.directory_mut()) {
                 (Some(entries), Some(cache)) => {
-                    settled && cache.get(name) == Cached::Unknown && cache.is_worth_learning(entries)
+                    at_server && cache.get(name) == Cached::Unknown && cache.is_worth_learning(entries)
                 }
                 _ => false,
             }
@@ -330,15 +328,12 @@ impl Shared {
         };
         let node = self.table.get(link.ino)?;
         let mut state = node.lock();
-        if !self.usable(&state, LeaseMode::Shared) || state.removed {
+        if !self.usable(&state, LeaseMode::Shared) || state.life() != Life::Named {
             return None;
         }
         let attr = state.view()?;
-        state.references += 1;
-        if state.name.is_none() {
-            state.name = Some(name.clone());
-            state.parent = Some(directory.ino);
-        }
+        state.add_reference();
+        state.set_first_place(directory.ino, name);
         Some(Entry { attr, attr_ttl: self.time_to_live(&state), entry_ttl })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_types::{Errno, FileKind, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
 use cairn_wire::message::LeaseReturn;
@@ -11,7 +11,7 @@ use super::{CloseError, Shared};
 use crate::api::{Handle, Opened};
 use crate::cache::disk::DiskCache;
 use crate::error::FsResult;
-use crate::inodes::{Node, NodeState};
+use crate::node::{Life, Node, NodeState};
 use crate::writeback::FLUSH_SOON;
 
 fn wants_to_write(open_flags: i32) -> bool {
@@ -25,7 +25,7 @@ impl Shared {
         }
         loop {
             // From here on a recall is answered with word that the file is about to be opened.
-            self.table.get_or_insert(ino).lock().named_at = Some(Instant::now());
+            self.table.get_or_insert(ino).lock().expect_open();
             let node = self.acquire(ino, LeaseMode::Shared).await?;
             let mut state = node.lock();
             // The lease that was just had may be gone again; an open file must be known to the server by one.
@@ -34,11 +34,11 @@ impl Shared {
             }
             // Without a name it is as good as any other while the server keeps it for this mount: it had one when the
             // kernel looked it up.
-            let nameless = state.attr.is_some_and(|attr| attr.nlink == 0) && !state.declared_open;
-            if state.opens == 0 && (state.removed || nameless) {
+            let nameless = state.attr().is_some_and(|attr| attr.nlink == 0) && !state.is_declared_open();
+            if !state.is_open() && (state.life() != Life::Named || nameless) {
                 return Err(Errno::ESTALE.into());
             }
-            if state.attr.is_some_and(|attr| attr.kind == FileKind::Directory) && wants_to_write(open_flags) {
+            if state.attr().is_some_and(|attr| attr.kind == FileKind::Directory) && wants_to_write(open_flags) {
                 return Err(Errno::EISDIR.into());
             }
             return Ok(self.open_locked(&mut state, ino, open_flags));
@@ -59,11 +59,9 @@ impl Shared {
     }
 
     fn open_locked(&self, state: &mut NodeState, ino: Ino, open_flags: i32) -> Opened {
-        state.opens += 1;
-        let keep_cache = state.pages;
-        state.pages = true;
+        let keep_cache = state.open();
         let direct_io = open_flags & libc::O_APPEND != 0 && wants_to_write(open_flags);
-        let handle = self.handles.open_file(ino, state.error.sequence);
+        let handle = self.handles.open_file(ino, state.write_errors().sequence());
         Opened { handle, keep_cache, direct_io }
     }
 
@@ -76,18 +74,13 @@ impl Shared {
     /// The error of lost writes that this handle was not told of yet.
     pub(crate) fn take_error(&self, node: &Node, handle: Handle) -> FsResult<()> {
         let Some(handle) = self.handles.file(handle) else { return Ok(()) };
-        let error = node.lock().error;
-        let mut state = handle.state.lock();
-        if state.error_seen >= error.sequence {
-            return Ok(());
-        }
-        state.error_seen = error.sequence;
-        error.errno.map_or(Ok(()), |errno| Err(errno.into()))
+        let errors = node.lock().write_errors();
+        errors.since(&mut handle.state.lock().error_seen).map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     pub(crate) async fn flush(self: &Arc<Self>, ino: Ino, handle: Handle, owner: LockOwner) -> FsResult<()> {
         let node = self.table.get_or_insert(ino);
-        let much = node.lock().file().is_some_and(|file| file.overlay.dirty_bytes() >= FLUSH_SOON);
+        let much = node.lock().file().is_some_and(|file| file.overlay().dirty_bytes() >= FLUSH_SOON);
         if much {
             self.writeback.hurry(&node);
         }
@@ -104,12 +97,9 @@ impl Shared {
         let node = self.table.get_or_insert(ino);
         let (last, declared, removed, private) = {
             let mut state = node.lock();
-            state.opens = state.opens.saturating_sub(1);
-            let last = state.opens == 0;
-            let declared = last && std::mem::take(&mut state.declared_open);
-            // Another mount may have removed the last name: then it goes with the last handle, too.
-            state.removed |= last && state.attr.is_some_and(|attr| attr.nlink == 0);
-            (last, declared, state.removed, state.private)
+            let last = state.close();
+            let declared = last && state.take_declared_open();
+            (last, declared, state.life() != Life::Named, state.lease().is_since_birth())
         };
         if last && removed {
             self.drop_orphan(&node, !private);
@@ -130,22 +120,17 @@ impl Shared {
     pub(crate) fn drop_orphan(self: &Arc<Self>, node: &Arc<Node>, open_elsewhere: bool) {
         let (orphan, dirty) = {
             let mut state = node.lock();
-            if let Some(attr) = state.view() {
-                state.last_attr = Some(Box::new(attr));
-            }
+            let orphan = state.let_go();
             if let Some(file) = state.file_mut()
-                && !file.flushing
+                && !file.is_flushing()
                 && !open_elsewhere
             {
-                let before = file.overlay.bytes();
-                file.overlay.take_all();
-                file.pending_mtime = None;
-                file.pending_ctime = None;
+                let before = file.overlay().bytes();
+                file.take_buffered();
                 self.writeback.adjust(before, 0);
             }
-            state.pending_atime = None;
             self.redraw(&mut state, 0);
-            (std::mem::take(&mut state.orphan), !state.is_clean())
+            (orphan, !state.is_clean())
         };
         if orphan || dirty {
             let (shared, node) = (Arc::clone(self), Arc::clone(node));
@@ -167,15 +152,8 @@ impl Shared {
             Some(synced) => synced,
             None => self.flush_node(&node).await,
         };
-        {
-            let mut state = node.lock();
-            let error = &mut state.error;
-            if error.told_by_fsync < error.sequence {
-                error.told_by_fsync = error.sequence;
-                if let Some(errno) = error.errno {
-                    return Err(errno.into());
-                }
-            }
+        if let Some(errno) = node.lock().take_error_for_fsync() {
+            return Err(errno.into());
         }
         flushed?;
         if self.options.read_only || is_synced {
@@ -196,11 +174,7 @@ impl Shared {
 
     pub(crate) fn forget(&self, ino: Ino, references: u64) {
         if let Some(node) = self.table.get(ino) {
-            let mut state = node.lock();
-            state.references = state.references.saturating_sub(references);
-            if state.references == 0 {
-                state.last_attr = None;
-            }
+            node.lock().drop_references(references);
         }
     }
 
@@ -208,6 +182,7 @@ impl Shared {
         if self.closing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.warm_jobs.stop();
         let limit = self.sleep(deadline);
         let outcome = tokio::select! {
             outcome = self.sync_all() => outcome,
@@ -236,12 +211,8 @@ impl Shared {
     fn give_back_leases(&self) {
         let mut returns = Vec::new();
         for node in self.table.all() {
-            let mut state = node.lock();
-            if state.lease > LeaseMode::None {
-                let stamp = state.stamp.max(state.recalled);
+            if let Some(stamp) = node.lock().give_back_lease() {
                 returns.push(LeaseReturn { ino: node.ino, stamp, keep: LeaseMode::None, open: false });
-                state.recalled = stamp;
-                state.lose_lease();
             }
         }
         for part in returns.chunks(1024) {

@@ -51,11 +51,11 @@ use crate::cache::fetch::Blocks;
 use crate::error::{Error, FsResult};
 use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
+use crate::node::table::Table;
 use crate::readahead::WINDOW_MAX;
 use crate::room::Room;
 use crate::session::{ConnectError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
-use crate::table::Table;
 use crate::walk::TreeWalk;
 use crate::writeback::WriteBack;
 use crate::writeback::journal::Journal;
@@ -115,8 +115,10 @@ impl VolumeOptions {
 /// It is in no listing, so that programs which copy attributes do not meet it.
 pub const STATS_ATTRIBUTE: &str = "cairn.stats";
 
-/// `cairn.warm:OFFSET:LENGTH`, an extended attribute of every file that is in no listing: reading it brings that range
-/// into the disk cache and answers `BYTES_THERE/BYTES_IN_ALL/CACHE_LIMIT`, or `none` on a mount without a disk cache.
+/// `cairn.warm:OFFSET:LENGTH`, an extended attribute of every file that is in no listing: who reads it has the mount bring
+/// that range into the disk cache. Every answer comes at once: `running` until that is done, then, once,
+/// `BYTES_THERE/BYTES_IN_ALL/CACHE_LIMIT`; `none` on a mount without a disk cache. `EAGAIN` says that too many ranges are under
+/// way. What is not asked about for five seconds is given up.
 pub const WARM_ATTRIBUTE: &str = "cairn.warm";
 
 /// Makes the value of [`STATS_ATTRIBUTE`].
@@ -158,6 +160,7 @@ pub(crate) struct Shared {
     pub handles: Handles,
     pub series: series::Series,
     pub locks: HeldLocks,
+    pub warm_jobs: warm::WarmJobs,
     pub counters: Arc<Counters>,
     pub kernel: OnceLock<Arc<dyn KernelCache>>,
     pub report: OnceLock<Report>,
@@ -212,6 +215,7 @@ impl Volume {
                 handles: Handles::default(),
                 series: series::Series::default(),
                 locks: HeldLocks::default(),
+                warm_jobs: warm::WarmJobs::default(),
                 counters: Arc::default(),
                 kernel: OnceLock::new(),
                 report: OnceLock::new(),
@@ -421,7 +425,7 @@ impl FileSystem for Volume {
             return Ok(report().into());
         }
         if let Some(range) = warm::range_asked_for(&name) {
-            return self.0.warm(ino, range).await;
+            return self.0.ask_to_warm(ino, &range);
         }
         self.0.get_xattr(ino, name).await
     }

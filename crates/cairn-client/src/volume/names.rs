@@ -2,7 +2,7 @@
 //! ([`super::buffered`]), otherwise by a call that the server answers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cairn_types::{
     Attr, Errno, FileKind, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, RenameMode, Timestamp, limits,
@@ -13,9 +13,9 @@ use cairn_wire::message::{Grant, QueryAnswer};
 use super::Shared;
 use super::core::unfitting;
 use crate::api::{Caller, Entry, Lookup, Opened};
-use crate::directory::{Cached, Link};
 use crate::error::FsResult;
-use crate::inodes::{Content, Node};
+use crate::node::Node;
+use crate::node::directory::{Cached, DirectoryCache, Link};
 use crate::stats::add;
 
 /// A name that comes just before `name` in the order of listings, so that a listing after it begins with `name`. It need
@@ -59,10 +59,11 @@ impl Shared {
                 let mut state = node.lock();
                 // Under a lease, whoever replaces the file has to ask here first and is told that an open is expected.
                 // If a recall has overtaken the answer, the file may be gone by then.
-                if attr.kind != FileKind::Regular || state.lease > LeaseMode::None || attempts == LOOKUP_ATTEMPTS {
-                    state.named_at = Some(Instant::now());
-                    state.name = Some(name);
-                    state.parent = Some(parent);
+                if attr.kind != FileKind::Regular
+                    || state.lease().mode() > LeaseMode::None
+                    || attempts == LOOKUP_ATTEMPTS
+                {
+                    state.set_place(parent, name);
                     drop(state);
                     return Ok(Lookup::Found(self.entry(&attr, entry_ttl)));
                 }
@@ -119,17 +120,15 @@ impl Shared {
         self.await_recall(&directory).await?;
         let (asked, was_covered, ahead) = {
             let mut state = directory.lock();
-            let ahead = state.directory_mut().map_or(0, crate::directory::DirectoryCache::note_miss);
-            (state.directory().map(crate::directory::DirectoryCache::epoch), state.covers(LeaseMode::Shared), ahead)
+            let ahead = state.directory_mut().map_or(0, DirectoryCache::note_miss);
+            (state.directory().map(DirectoryCache::epoch), state.covers(LeaseMode::Shared), ahead)
         };
         let (grants, found, others) = self.ask_for_name(&directory, parent, name, ahead).await?;
         let entry_ttl = {
             let mut state = directory.lock();
             // A directory of which only names are asked has no attributes here, and is one all the same.
-            if matches!(state.content, Content::None) {
-                state.content = Content::Directory(Box::default());
-            }
-            let stands = grants.iter().any(|g| g.ino == parent && g.stamp > state.recalled);
+            state.note_directory();
+            let stands = grants.iter().any(|g| g.ino == parent && state.lease().is_newer_than_recalls(g.stamp));
             let keep = state.covers(LeaseMode::Shared) && (was_covered || stands);
             let ttl = self.entry_time_to_live(&state);
             match state.directory_mut() {
@@ -230,7 +229,7 @@ impl Shared {
             let known = state.directory().is_some_and(|cache| matches!(cache.get(name), Cached::Present(_)));
             if known { self.entry_time_to_live(&state) } else { Duration::ZERO }
         };
-        self.table.get_or_insert(ino).lock().name = Some(name.clone());
+        self.table.get_or_insert(ino).lock().set_place(parent, name.clone());
         Ok(self.entry(attr, entry_ttl))
     }
 
@@ -265,17 +264,7 @@ impl Shared {
         });
         self.entry_changed(&outcome, parent, name, link);
         let reply = outcome?;
-        {
-            let made = self.table.get_or_insert(ino);
-            let mut state = made.lock();
-            // Only a lease from birth on covers all that may have happened to it.
-            state.private = state.covers(LeaseMode::Exclusive);
-            if state.private
-                && let Some(cache) = state.directory_mut()
-            {
-                cache.set_empty();
-            }
-        }
+        self.table.get_or_insert(ino).lock().note_created();
         self.new_entry(&reply, parent, ino, name)
     }
 
@@ -341,9 +330,8 @@ impl Shared {
         {
             let node = self.table.get_or_insert(ino);
             let mut state = node.lock();
-            state.private = state.covers(LeaseMode::Exclusive);
-            state.orphan = true;
-            state.removed = true;
+            state.note_created();
+            state.lose_last_name(true);
         }
         let entry = self.entry(attr, Duration::ZERO);
         let opened = self.open_made(ino, open_flags).await?;
@@ -366,11 +354,7 @@ impl Shared {
         });
         self.entry_changed(&outcome, new_parent, &new_name, link);
         let reply = outcome?;
-        {
-            let mut state = node.lock();
-            state.orphan = false;
-            state.removed = false;
-        }
+        node.lock().regain_name();
         self.new_entry(&reply, new_parent, ino, &new_name)
     }
 
@@ -381,7 +365,7 @@ impl Shared {
         if self.unlink_here(&directory, &name, &target).await? {
             return Ok(());
         }
-        let keep = target.lock().opens > 0;
+        let keep = target.lock().is_open();
         let time = Timestamp::now();
         let op = MetaOp::Unlink { parent, name: name.clone(), keep, time };
         let outcome = self.call(op, &[&directory, &target]).await;
@@ -433,8 +417,8 @@ impl Shared {
             self.flush_node(target).await?;
         }
         let replaced = target.as_ref().filter(|_| mode != RenameMode::Exchange);
-        let keep = replaced.is_some_and(|node| node.lock().opens > 0);
-        let kind_of = |node: &Arc<Node>| node.lock().attr.map(|attr| Link { ino: node.ino, kind: attr.kind });
+        let keep = replaced.is_some_and(|node| node.lock().is_open());
+        let kind_of = |node: &Arc<Node>| node.lock().attr().map(|attr| Link { ino: node.ino, kind: attr.kind });
         let (source_link, target_link) = (kind_of(&source), target.as_ref().and_then(kind_of));
         let time = Timestamp::now();
         let op =
@@ -444,7 +428,7 @@ impl Shared {
         let outcome = self.call(op, &nodes).await;
         self.note_renamed(&outcome, (parent, &name, source_link), (new_parent, &new_name, target_link), mode);
         self.note_removed(&outcome?, keep, target_attr.map(|attr| Attr { ctime: time, ..attr }));
-        source.lock().name = Some(new_name);
+        source.lock().set_place(new_parent, new_name);
         Ok(())
     }
 
@@ -480,19 +464,15 @@ impl Shared {
         let node = self.table.get_or_insert(ino);
         let release = {
             let mut state = node.lock();
-            state.removed = true;
-            state.orphan = keep;
-            if let Some(directory) = state.directory_mut() {
-                directory.clear();
-            }
-            state.opens == 0
+            state.lose_last_name(keep);
+            !state.is_open()
         };
         if release {
             // What the server keeps without having been asked to, another mount has open.
             let open_elsewhere = reply.attrs.iter().any(|attr| attr.ino == ino);
             self.drop_orphan(&node, open_elsewhere);
             if let Some(last) = last.filter(|last| last.ino == ino) {
-                node.lock().last_attr = Some(Box::new(last));
+                node.lock().set_last_attr(last);
             }
         }
     }

@@ -12,7 +12,7 @@ use super::Shared;
 use super::read::{Origin, Plan};
 use crate::cache::BLOCK;
 use crate::cache::fetch::Want;
-use crate::inodes::Node;
+use crate::node::{Node, Place};
 use crate::stats::add;
 
 /// Files up to this size, in bytes, count as small.
@@ -29,7 +29,7 @@ impl Shared {
         if size > SMALL {
             return;
         }
-        let parent = node.lock().parent;
+        let parent = node.lock().place().map(|place| place.parent);
         self.tree_walk.lock().read(parent);
         let mut wants = self.missing(parts);
         let along = self.neighbours(node, wants.is_empty());
@@ -41,11 +41,8 @@ impl Shared {
 
     /// What to fetch besides a file whose content is here (`hit`) or not.
     fn neighbours(&self, node: &Arc<Node>, hit: bool) -> Vec<Want> {
-        let place = {
-            let state = node.lock();
-            state.parent.zip(state.name.clone())
-        };
-        let Some((parent, name)) = place else { return Vec::new() };
+        let place = node.lock().place().cloned();
+        let Some(Place { parent, name }) = place else { return Vec::new() };
         let Some(directory) = self.table.get(parent) else { return Vec::new() };
         let (candidates, count): (Vec<(Name, Ino)>, u32) = {
             let mut state = directory.lock();
@@ -100,7 +97,7 @@ impl Shared {
     fn missing_of(&self, ino: Ino) -> Vec<Want> {
         let Some(node) = self.table.get(ino) else { return Vec::new() };
         let state = node.lock();
-        if !state.attr.is_some_and(|attr| attr.size > 0 && attr.size <= SMALL) {
+        if !state.attr().is_some_and(|attr| attr.size > 0 && attr.size <= SMALL) {
             return Vec::new();
         }
         match self.plan(&state, 0, SMALL) {

@@ -17,10 +17,10 @@ use crate::cache::fetch::{FetchContext, Want};
 use crate::cache::{BLOCK, Part};
 use crate::error::FsResult;
 use crate::extents::{ExtentMap, Known};
-use crate::inodes::{Node, NodeState};
+use crate::node::transfers::Transfer;
+use crate::node::{Node, NodeState};
 use crate::overlay::Piece;
 use crate::stats::add;
-use crate::transfers::Transfer;
 
 /// Times that a read begins again because what it was based on has changed.
 const ATTEMPTS: u32 = 100;
@@ -96,7 +96,7 @@ fn push_below(parts: &mut Vec<Origin>, extents: &ExtentMap, chunk: u32, from: u3
 
 impl Shared {
     pub(super) fn plan(&self, state: &NodeState, offset: u64, length: u64) -> FsResult<Plan> {
-        if state.transfers.are_held() {
+        if state.transfers().are_held() {
             return Ok(Plan::Recall);
         }
         if !self.usable(state, LeaseMode::Shared) {
@@ -109,23 +109,20 @@ impl Shared {
         let length = length.min(attr.size.saturating_sub(offset));
         let mut parts = Vec::with_capacity(4);
         for (chunk, from, to) in by_chunk(self.chunk_size, offset, length) {
-            let pieces = if file.overlay.is_clean() {
-                vec![Piece::Below { from, to }]
-            } else {
-                file.overlay.pieces(chunk, from, to)
-            };
+            let pieces =
+                if file.is_clean() { vec![Piece::Below { from, to }] } else { file.overlay().pieces(chunk, from, to) };
             for piece in pieces {
                 match piece {
                     Piece::Data(data) => parts.push(Origin::Data(data)),
                     Piece::Below { from, to } => {
-                        if let Err(chunk) = push_below(&mut parts, &file.extents, chunk, from, to) {
+                        if let Err(chunk) = push_below(&mut parts, file.extents(), chunk, from, to) {
                             return Ok(Plan::Extents(chunk));
                         }
                     }
                 }
             }
         }
-        Ok(Plan::Ready { parts, epoch: state.epoch, size: attr.size })
+        Ok(Plan::Ready { parts, epoch: state.lease().epoch(), size: attr.size })
     }
 
     pub(crate) async fn read(
@@ -176,19 +173,20 @@ impl Shared {
                         return Err(Errno::EIO.into());
                     }
                     if let Some(file) = node.lock().file_mut() {
-                        file.extents.clear();
+                        file.extents_mut().clear();
                     }
                     continue;
                 }
                 Err(errno) => {
-                    let name = node.lock().name.clone();
+                    let place = node.lock().place().cloned();
+                    let name = place.map(|place| place.name);
                     tracing::error!(%ino, ?name, offset, length, ?errno, "a file cannot be read here");
                     return Err(errno);
                 }
             };
             {
                 let mut state = node.lock();
-                if state.epoch != epoch || state.sealed || state.transfers.are_held() {
+                if state.lease().epoch() != epoch || state.lease().is_sealed() || state.transfers().are_held() {
                     continue;
                 }
                 transfer.answered(&mut state);
@@ -260,7 +258,7 @@ impl Shared {
         let (first_chunk, count) = ExtentMap::window_of(chunk);
         let Some((epoch, covered)) = ({
             let state = node.lock();
-            state.file().map(|file| (file.extents.epoch(), self.usable(&state, LeaseMode::Shared)))
+            state.file().map(|file| (file.extents().epoch(), self.usable(&state, LeaseMode::Shared)))
         }) else {
             return Err(Errno::EINVAL.into());
         };
@@ -272,7 +270,7 @@ impl Shared {
         let QueryAnswer::Extents(extents) = reply.answer else { return unfitting(&reply.answer) };
         self.absorb(&reply.grants, &[]);
         if let Some(file) = node.lock().file_mut() {
-            file.extents.fill(epoch, first_chunk, extents);
+            file.extents_mut().fill(epoch, first_chunk, extents);
         }
         Ok(())
     }

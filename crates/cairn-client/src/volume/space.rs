@@ -10,13 +10,13 @@ use super::Shared;
 use super::core::unfitting;
 use crate::api::VolumeUsage;
 use crate::error::FsResult;
-use crate::inodes::NodeState;
+use crate::node::NodeState;
 use crate::room::{Amount, GENEROUS, GENEROUS_NODES};
 
 impl Shared {
     /// Bytes that the buffered content of a file will add to what quota counts, once another `growth` bytes are allocated.
     pub(crate) fn room_needed(&self, state: &NodeState, growth: u64) -> u64 {
-        let (Some(base), Some(view)) = (state.attr, state.view()) else { return 0 };
+        let (Some(base), Some(view)) = (state.attr(), state.view()) else { return 0 };
         let mut full = view;
         full.allocated += growth;
         full.charged(self.allocation).saturating_sub(base.charged(self.allocation))
@@ -26,9 +26,9 @@ impl Shared {
     pub(crate) fn redraw(&self, state: &mut NodeState, consumed: u64) {
         let needed = self.room_needed(state, 0);
         let Some(file) = state.file_mut() else { return };
-        if needed <= file.drawn {
-            self.room.settle(file.drawn - needed, consumed);
-            file.drawn = needed;
+        if needed <= file.reserved() {
+            self.room.settle(file.reserved() - needed, consumed);
+            file.set_reserved(needed);
         }
     }
 

@@ -10,7 +10,7 @@ use cairn_types::{FileKind, Ino, LeaseMode, Name};
 use super::Shared;
 use super::directory::{Listing, collect_page};
 use crate::error::FsResult;
-use crate::inodes::Node;
+use crate::node::{Node, Place};
 
 /// Directories with more entries are not listed ahead.
 const ENTRIES_MAX: u64 = 1000;
@@ -20,7 +20,7 @@ const FILES_MAX: u32 = 256;
 impl Shared {
     /// The listing of a directory begins.
     pub(super) fn note_listing(&self, node: &Node) -> u32 {
-        let parent = node.lock().parent;
+        let parent = node.lock().place().map(|place| place.parent);
         self.tree_walk.lock().listed(node.ino, parent)
     }
 
@@ -36,11 +36,8 @@ impl Shared {
         };
         self.tree_walk.lock().saw_files(u32::try_from(files).unwrap_or(u32::MAX));
         let mut candidates = self.directories_in(node, None, window);
-        let place = {
-            let state = node.lock();
-            state.parent.zip(state.name.clone())
-        };
-        if let Some((parent, name)) = place
+        let place = node.lock().place().cloned();
+        if let Some(Place { parent, name }) = place
             && let Some(parent) = self.table.get(parent)
         {
             candidates.extend(self.directories_in(&parent, Some(&name), window));
@@ -75,9 +72,9 @@ impl Shared {
         let nodes = found.into_iter().filter_map(|ino| self.table.get(ino));
         let unknown = |node: &Arc<Node>| {
             let state = node.lock();
-            let small = state.attr.is_some_and(|attr| (1..=ENTRIES_MAX).contains(&attr.size));
+            let small = state.attr().is_some_and(|attr| (1..=ENTRIES_MAX).contains(&attr.size));
             let known = state.directory().is_some_and(|cache| cache.listing(None).is_some());
-            small && !known && state.pending == 0 && self.usable(&state, LeaseMode::Shared)
+            small && !known && !state.is_ahead() && self.usable(&state, LeaseMode::Shared)
         };
         nodes.filter(unknown).collect()
     }

@@ -1,11 +1,19 @@
-//! `cairn warm`: bringing a range of a file into the disk cache, asked for by an extended attribute.
+//! `cairn warm`: bringing ranges of files into the disk cache, asked for by an extended attribute.
+//!
+//! The attribute is asked for again and again: the first time begins a job, later ones tell how it is, and each answer is
+//! given at once, so that no request of the kernel waits for a server or a disk. An attribute, and no socket, because it goes
+//! where the file goes (into containers, too, which see neither the sockets nor the processes outside), and because whoever may
+//! read the file may ask. A job that nobody asks about any more, because the command was ended, ends as well.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cairn_types::{Errno, Ino, LeaseMode};
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 
 use super::{Shared, WARM_ATTRIBUTE};
 use crate::cache::disk::DiskCache;
@@ -19,6 +27,89 @@ const RUN: usize = 64;
 const DISK_LIMIT: Duration = Duration::from_secs(30);
 /// Times that what was evicted or skipped meanwhile is fetched again.
 const ROUNDS: usize = 3;
+/// Jobs at once; each has at most a run of blocks on its way.
+const JOBS_MAX: usize = 64;
+/// How long a job may take.
+const JOB_LIMIT: Duration = Duration::from_secs(600);
+/// For how long a job goes on, or its outcome is kept, without being asked about.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The answer while a job is under way.
+const RUNNING: Bytes = Bytes::from_static(b"running");
+/// The answer of a mount without a disk cache.
+const NONE: Bytes = Bytes::from_static(b"none");
+
+/// The jobs of a volume. They end with this.
+#[derive(Debug, Default)]
+pub(crate) struct WarmJobs(Mutex<HashMap<Place, Started>>);
+
+/// A range of a file.
+type Place = (Ino, u64, u64);
+
+/// A job in the table, which takes its task with it when it leaves.
+#[derive(Debug)]
+struct Started {
+    job: Arc<Job>,
+    task: AbortHandle,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    /// When somebody last asked about it.
+    asked: Mutex<Instant>,
+    outcome: OnceLock<FsResult<Bytes>>,
+}
+
+impl Job {
+    /// Waits until nobody has asked for a while.
+    async fn forsaken(&self) {
+        loop {
+            let left = PATIENCE.saturating_sub(self.asked.lock().elapsed());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+impl WarmJobs {
+    /// Ends all jobs.
+    pub(crate) fn stop(&self) {
+        self.0.lock().clear();
+    }
+
+    /// Tells how a job is, its outcome once; and begins it with `spawn` if there is none.
+    fn ask(&self, place: Place, spawn: impl FnOnce(Arc<Job>) -> AbortHandle) -> FsResult<Bytes> {
+        let mut jobs = self.0.lock();
+        if let Some(Started { job, .. }) = jobs.get(&place) {
+            *job.asked.lock() = Instant::now();
+            let Some(outcome) = job.outcome.get().cloned() else { return Ok(RUNNING) };
+            jobs.remove(&place);
+            return outcome;
+        }
+        if jobs.len() >= JOBS_MAX {
+            return Err(Errno::EAGAIN.into());
+        }
+        let job = Arc::new(Job { asked: Mutex::new(Instant::now()), outcome: OnceLock::new() });
+        let task = spawn(Arc::clone(&job));
+        jobs.insert(place, Started { job, task });
+        Ok(RUNNING)
+    }
+
+    fn forget(&self, place: &Place, ended: &Arc<Job>) {
+        let mut jobs = self.0.lock();
+        if jobs.get(place).is_some_and(|started| Arc::ptr_eq(&started.job, ended)) {
+            jobs.remove(place);
+        }
+    }
+}
 
 /// The range in an attribute's name, if it is one of these.
 pub(super) fn range_asked_for(name: &[u8]) -> Option<Range<u64>> {
@@ -29,9 +120,35 @@ pub(super) fn range_asked_for(name: &[u8]) -> Option<Range<u64>> {
 }
 
 impl Shared {
+    /// The value of the attribute for a range, at once: see [`WARM_ATTRIBUTE`].
+    ///
+    /// # Errors
+    /// `EAGAIN` while there are too many other jobs, `ETIMEDOUT` for one that took too long, and what reading gives.
+    pub(super) fn ask_to_warm(self: &Arc<Self>, ino: Ino, range: &Range<u64>) -> FsResult<Bytes> {
+        let Some(disk) = self.blocks.disk() else { return Ok(NONE) };
+        if range.is_empty() {
+            return Ok(format!("0/0/{}", disk.limit()).into());
+        }
+        let place = (ino, range.start, range.end);
+        self.warm_jobs.ask(place, |job| self.runtime.spawn(Arc::clone(self).run_job(place, job)).abort_handle())
+    }
+
+    async fn run_job(self: Arc<Self>, place: Place, job: Arc<Job>) {
+        let (ino, start, end) = place;
+        tokio::select! {
+            done = tokio::time::timeout(JOB_LIMIT, self.warm(ino, start..end)) => {
+                // It is set here alone.
+                let _ = job.outcome.set(done.unwrap_or_else(|_| Err(Errno::ETIMEDOUT.into())));
+                job.forsaken().await;
+            }
+            () = job.forsaken() => tracing::debug!(%ino, "nobody waits for the disk cache any more"),
+        }
+        self.warm_jobs.forget(&place, &job);
+    }
+
     /// Brings the range into the disk cache and says how much of it is there, of how much, and what the cache holds.
-    pub(super) async fn warm(self: &Arc<Self>, ino: Ino, range: Range<u64>) -> FsResult<Bytes> {
-        let Some(disk) = self.blocks.disk() else { return Ok(Bytes::from_static(b"none")) };
+    async fn warm(self: &Arc<Self>, ino: Ino, range: Range<u64>) -> FsResult<Bytes> {
+        let Some(disk) = self.blocks.disk() else { return Ok(NONE) };
         let wants = loop {
             self.acquire(ino, LeaseMode::Shared).await?;
             // Another mount may have taken the lease back already; getting it again is limited in time.

@@ -8,10 +8,10 @@ use cairn_types::{Attr, AttrChange, AttrFlags, Errno, Ino, LeaseMode, MetaOp, Ti
 use super::Shared;
 use crate::api::{Handle, WriteFlags};
 use crate::error::FsResult;
-use crate::inodes::Node;
+use crate::node::transfers::Transfer;
+use crate::node::{Life, Node};
 use crate::overlay::Freeze;
 use crate::stats::add;
-use crate::transfers::Transfer;
 use crate::writeback::FLUSH_SOON;
 
 /// Segments in one chunk beyond which they are sent without delay: looking through them costs time.
@@ -122,10 +122,10 @@ impl Shared {
         }
         let mut guard = node.lock();
         let state = &mut *guard;
-        if state.removed && !state.orphan {
+        if state.life() == Life::Gone {
             return Err(Errno::ESTALE.into());
         }
-        if transfer.is_some() && state.transfers.are_held() {
+        if transfer.is_some() && state.transfers().are_held() {
             return Ok(Lacking::Recall);
         }
         if !self.usable(state, LeaseMode::Exclusive) {
@@ -144,8 +144,8 @@ impl Shared {
         let mut grown = Vec::with_capacity(2);
         for (chunk, from, to) in by_chunk(self.chunk_size, offset, length) {
             let mut growth = 0;
-            for (start, stop) in file.overlay.below(chunk, from, to) {
-                match file.extents.holes(chunk, start, stop) {
+            for (start, stop) in file.overlay().below(chunk, from, to) {
+                match file.extents().holes(chunk, start, stop) {
                     Some(holes) => growth += holes,
                     None => return Ok(Lacking::Extents(chunk)),
                 }
@@ -155,30 +155,28 @@ impl Shared {
         let growth = grown.iter().map(|(_, _, _, growth)| growth).sum();
         let needed = self.room_needed(state, growth);
         let Some(file) = state.file_mut() else { return Err(Errno::EINVAL.into()) };
-        if needed > file.drawn {
-            let more = needed - file.drawn;
+        if needed > file.reserved() {
+            let more = needed - file.reserved();
             if let Err(missing) = self.room.draw(more) {
                 return Ok(Lacking::Room { needed: more, missing });
             }
-            file.drawn = needed;
+            file.set_reserved(needed);
         }
-        let before = file.overlay.bytes();
+        let before = file.overlay().bytes();
         let mut done = 0usize;
         let (mut crowded, mut filled) = (false, false);
         for (chunk, from, to, growth) in grown {
             let next = done + (to - from) as usize;
-            file.overlay.write(chunk, from, &data[done..next], growth);
-            crowded |= file.overlay.segments_in(chunk) > SEGMENTS_MAX;
+            file.overlay_mut().write(chunk, from, &data[done..next], growth);
+            crowded |= file.overlay().segments_in(chunk) > SEGMENTS_MAX;
             filled |= to == self.chunk_size;
             done = next;
         }
-        let now = Timestamp::now();
-        file.pending_mtime = Some(now);
-        file.pending_ctime = Some(now);
-        self.writeback.adjust(before, file.overlay.bytes());
-        let much = filled && file.overlay.dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.chunk_size));
-        let queue = !std::mem::replace(&mut file.queued, true);
-        let idle = !file.flushing;
+        file.note_written(Timestamp::now());
+        self.writeback.adjust(before, file.overlay().bytes());
+        let much = filled && file.overlay().dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.chunk_size));
+        let queue = file.enlist();
+        let idle = !file.is_flushing();
         if let Some(transfer) = transfer {
             // The kernel keeps what it has passed on, as it keeps what it reads.
             transfer.answered(state);

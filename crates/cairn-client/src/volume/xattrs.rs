@@ -13,7 +13,7 @@ use cairn_wire::message::QueryAnswer;
 use super::Shared;
 use super::core::{stale, unfitting};
 use crate::error::FsResult;
-use crate::inodes::Node;
+use crate::node::Node;
 use crate::stats::add;
 
 /// The flag without which there is no attribute of this name.
@@ -35,14 +35,16 @@ impl Shared {
         if !self.usable(&state, LeaseMode::Shared) {
             return None;
         }
-        state.attr.map(|attr| attr.flags)
+        state.attr().map(|attr| attr.flags)
     }
 
     /// Whether the node, which could have one, is known to have no ACL.
     fn has_no_acl(&self, node: &Node) -> bool {
         let state = node.lock();
         self.usable(&state, LeaseMode::Shared)
-            && state.attr.is_some_and(|attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL))
+            && state
+                .attr()
+                .is_some_and(|attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL))
     }
 
     pub(crate) async fn get_xattr(self: &Arc<Self>, ino: Ino, name: Bytes) -> FsResult<Bytes> {

@@ -16,7 +16,7 @@ use super::FLUSH_SOON;
 use super::recovery::Lost;
 use super::upload::{Part, Round, bytes_of};
 use crate::error::{Error, ErrorKind, FsResult};
-use crate::inodes::{Node, NodeState};
+use crate::node::{FileState, Life, Node, NodeState};
 use crate::overlay::{Freeze, FrozenChunk};
 use crate::stats::add;
 use crate::volume::Shared;
@@ -46,9 +46,7 @@ pub(crate) struct Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(file) = self.node.lock().file_mut() {
-            file.flushing = false;
-            file.flush_awaited = false;
-            file.overlay.put_back();
+            file.end_flush();
         }
         self.node.changed.notify_waiters();
     }
@@ -64,20 +62,20 @@ impl Claim {
 
     /// Bytes that are buffered of the file.
     pub(crate) fn buffered(&self) -> u64 {
-        self.node.lock().file().map_or(0, |file| file.overlay.bytes())
+        self.node.lock().file().map_or(0, |file| file.overlay().bytes())
     }
 
     /// What is frozen of the file and not in hand, as much as one round takes; `claim` is this claim's place among those
     /// of the flush.
     pub(crate) fn part(&self, claim: usize) -> Option<Part> {
         let mut state = self.node.lock();
-        let epoch = state.epoch;
+        let epoch = state.lease().epoch();
         let file = state.file_mut()?;
-        let mut chunks = file.overlay.take_batch(ROUND_BYTES);
-        let goes_on = self.follows && !file.flush_awaited && file.content_calls == 0;
-        if chunks.is_empty() && goes_on && file.overlay.dirty_bytes() >= FLUSH_SOON {
-            file.overlay.freeze(Freeze::FullChunks);
-            chunks = file.overlay.take_batch(ROUND_BYTES);
+        let mut chunks = file.overlay_mut().take_batch(ROUND_BYTES);
+        let goes_on = self.follows && file.may_follow_writer();
+        if chunks.is_empty() && goes_on && file.overlay().dirty_bytes() >= FLUSH_SOON {
+            file.overlay_mut().freeze(Freeze::FullChunks);
+            chunks = file.overlay_mut().take_batch(ROUND_BYTES);
         }
         let node = Arc::clone(&self.node);
         (!chunks.is_empty()).then_some(Part { claim, node, epoch, chunks, extents: Vec::new(), outcome: Ok(()) })
@@ -103,16 +101,15 @@ pub(crate) fn claim(node: &Arc<Node>, which: Freeze) -> Option<Claim> {
 /// As [`claim`], with the node's state locked.
 pub(crate) fn claim_locked(node: &Arc<Node>, state: &mut NodeState, which: Freeze) -> Option<Claim> {
     let file = state.file_mut()?;
-    if file.flushing {
+    if file.is_flushing() {
         return None;
     }
-    let complete = !file.overlay.has_frozen() && which == Freeze::All;
-    file.overlay.freeze(which);
-    if !file.overlay.has_frozen() {
+    let complete = !file.overlay().has_frozen() && which == Freeze::All;
+    file.overlay_mut().freeze(which);
+    if !file.overlay().has_frozen() {
         return None;
     }
-    file.flushing = true;
-    file.flushes += 1;
+    file.begin_flush();
     Some(Claim { node: Arc::clone(node), complete, follows: false })
 }
 
@@ -126,7 +123,7 @@ impl Shared {
             let changed = node.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if node.lock().file().is_none_or(|file| file.overlay.is_clean() && !file.flushing) {
+            if node.lock().file().is_none_or(FileState::is_flushed) {
                 return Ok(());
             }
             let Some(claim) = claim(node, Freeze::All) else {
@@ -163,7 +160,7 @@ impl Shared {
     pub(crate) async fn flush_all(self: &Arc<Self>) -> FsResult<()> {
         self.flush_access_times().await;
         let mut dirty = self.table.all();
-        dirty.retain(|node| node.lock().file().is_some_and(|file| !file.overlay.is_clean() || file.flushing));
+        dirty.retain(|node| node.lock().file().is_some_and(|file| !file.is_flushed()));
         let claims: Vec<Claim> = dirty.iter().filter_map(|node| claim(node, Freeze::All)).collect();
         let shared = Arc::clone(self);
         let flush = self.runtime.spawn(async move { shared.flush_claimed(claims).await });
@@ -300,10 +297,9 @@ impl Shared {
             return Vec::new();
         }
         let state = part.node.lock();
-        match (state.file(), state.attr) {
-            (Some(file), Some(attr)) if state.epoch == part.epoch => {
-                let mtime = file.pending_mtime.unwrap_or(attr.mtime);
-                let time = file.pending_ctime.unwrap_or(attr.ctime);
+        match (state.file(), state.attr()) {
+            (Some(file), Some(attr)) if state.lease().epoch() == part.epoch => {
+                let (mtime, time) = file.times_over(attr);
                 let ino = part.node.ino;
                 let size = self.end_of(&part.chunks);
                 let write =
@@ -332,38 +328,18 @@ impl Shared {
 
     /// The server has made `part` its own.
     pub(crate) fn applied(&self, part: &Part, replies: &[OpReply]) {
-        let mut guard = part.node.lock();
-        let state = &mut *guard;
-        if state.epoch != part.epoch {
+        let mut state = part.node.lock();
+        if state.lease().epoch() != part.epoch {
             return;
         }
-        let allocation = self.allocation;
-        let charged_before = state.attr.map_or(0, |attr| attr.charged(allocation));
-        for attr in replies.iter().flat_map(|reply| &reply.attrs).filter(|attr| attr.ino == part.node.ino) {
-            if state.pending > 0 {
-                state.learn_content(attr);
-            }
-            state.learn_attr(attr, false, self.chunk_size);
-        }
-        let charged = state.attr.map_or(0, |attr| attr.charged(allocation));
-        let Some(file) = state.file_mut() else { return };
-        for written in &part.extents {
-            file.extents.write(written.chunk, written.extent);
-        }
-        let before = file.overlay.bytes();
-        file.overlay.release(part.chunks.iter().map(|chunk| chunk.chunk));
-        self.writeback.adjust(before, file.overlay.bytes());
-        file.failures = 0;
-        if file.overlay.is_clean() {
-            let (mtime, ctime) = (file.pending_mtime.take(), file.pending_ctime.take());
-            if state.pending > 0
-                && let Some(attr) = &mut state.attr
-            {
-                attr.mtime = mtime.unwrap_or(attr.mtime);
-                attr.ctime = ctime.map_or(attr.ctime, |ctime| attr.ctime.max(ctime));
-            }
-        }
-        self.redraw(state, charged.saturating_sub(charged_before));
+        let charged = |state: &NodeState| state.attr().map_or(0, |attr| attr.charged(self.allocation));
+        let charged_before = charged(&state);
+        let said = replies.iter().flat_map(|reply| &reply.attrs).filter(|attr| attr.ino == part.node.ino);
+        let chunks = part.chunks.iter().map(|chunk| chunk.chunk);
+        let Some((before, after)) = state.content_applied(said, &part.extents, chunks, self.chunk_size) else { return };
+        self.writeback.adjust(before, after);
+        let consumed = charged(&state).saturating_sub(charged_before);
+        self.redraw(&mut state, consumed);
     }
 
     /// Whether a flush that failed so is tried again.
@@ -376,10 +352,7 @@ impl Shared {
             | ErrorKind::Closed => true,
             ErrorKind::Failed | ErrorKind::Damaged => {
                 let mut state = node.lock();
-                state.file_mut().is_some_and(|file| {
-                    file.failures += 1;
-                    file.failures < FAILURES_MAX
-                })
+                state.file_mut().is_some_and(|file| file.note_flush_failure() < FAILURES_MAX)
             }
             ErrorKind::NotFound | ErrorKind::Refused | ErrorKind::NoSpace | ErrorKind::Fenced => false,
         }
@@ -405,15 +378,12 @@ impl Shared {
     /// Takes out what is buffered of a file; `None` if there is nothing, or nobody could miss it.
     pub(crate) fn take_lost(&self, node: &Node) -> Option<Lost> {
         let mut state = node.lock();
-        let unreachable = state.removed && !state.orphan;
-        let name = state.name.clone();
+        let unreachable = state.life() == Life::Gone;
+        let name = state.place().map(|place| place.name.clone());
         let file = state.file_mut()?;
-        let before = file.overlay.bytes();
-        let pieces = file.overlay.take_all();
-        file.pending_mtime = None;
-        file.pending_ctime = None;
-        file.failures = 0;
-        file.extents.clear();
+        let before = file.overlay().bytes();
+        let pieces = file.take_buffered();
+        file.extents_mut().clear();
         self.writeback.adjust(before, 0);
         self.redraw(&mut state, 0);
         if pieces.is_empty() || unreachable { None } else { Some(Lost { ino: node.ino, name, pieces }) }
@@ -435,14 +405,14 @@ impl Shared {
         let mut ops = Vec::new();
         for node in nodes {
             let mut state = node.lock();
-            let Some(atime) = state.pending_atime else { continue };
-            match state.attr {
-                Some(_) if state.lease == LeaseMode::Exclusive && !state.removed => {
+            let Some(atime) = state.access_time() else { continue };
+            match state.attr() {
+                Some(_) if state.lease().mode() == LeaseMode::Exclusive && state.life() == Life::Named => {
                     let change = AttrChange { read_at: Some(atime), ..AttrChange::default() };
                     ops.push(MetaOp::SetAttr { ino: node.ino, change, time: atime });
                     sent.push((node, atime));
                 }
-                _ => state.pending_atime = None,
+                _ => state.clear_access_time(),
             }
         }
         if ops.is_empty() {
@@ -456,8 +426,8 @@ impl Shared {
                     state.learn_attr(attr, false, self.chunk_size);
                 }
             }
-            if state.pending_atime == Some(atime) {
-                state.pending_atime = None;
+            if state.access_time() == Some(atime) {
+                state.clear_access_time();
             }
         }
     }

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::flush::{Claim, claim_locked};
 use crate::error::{Error, ErrorKind, FsResult};
-use crate::inodes::Node;
+use crate::node::{Life, Node, NodeState};
 use crate::overlay::Freeze;
 use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX};
 use crate::stats::add;
@@ -40,7 +40,7 @@ const FULL: usize = 16 * 1024;
 pub(crate) struct Entry {
     /// `None`: nothing but its content, and what waits for stable storage.
     pub op: Option<MetaOp>,
-    /// Nodes that it has changed here; counted in their `pending`.
+    /// Nodes that it has changed here; counted there until it is answered.
     pub nodes: Vec<Arc<Node>>,
     /// It makes a node, for which room was drawn.
     pub makes_node: bool,
@@ -187,7 +187,7 @@ impl Shared {
         let names = entry.op.as_ref().map_or([None, None], MetaOp::names);
         for node in &entry.nodes {
             let mut state = node.lock();
-            state.change_answered(self.chunk_size);
+            state.end_change(self.chunk_size);
             if let Some(cache) = state.directory_mut() {
                 for (_, name) in names.iter().flatten().filter(|(directory, _)| *directory == node.ino) {
                     cache.change_answered(name);
@@ -219,19 +219,7 @@ impl Shared {
         let made = op.made_node();
         for node in &entry.nodes {
             let lost = if made == Some(node.ino) { self.take_lost(node) } else { None };
-            let mut state = node.lock();
-            let lease = state.lease;
-            state.lose_lease();
-            state.orphan = false;
-            if made == Some(node.ino) {
-                state.fail_writes(Errno::EIO);
-                state.removed = true;
-            } else {
-                // It may still be held; what it covers is asked anew.
-                state.lease = lease;
-                state.removed = false;
-            }
-            drop(state);
+            node.lock().undo_change(made == Some(node.ino));
             self.save_in_background(lost.into_iter().collect());
             if let Some(kernel) = self.kernel.get() {
                 kernel.expire_entries();
@@ -286,7 +274,7 @@ impl Shared {
 
     /// Waits until what was changed of these nodes is at the server, if it is to be asked about them.
     pub(crate) async fn settle(&self, nodes: &[&Arc<Node>]) -> FsResult<()> {
-        if nodes.iter().any(|node| node.lock().pending > 0) { self.flush_journal().await } else { Ok(()) }
+        if nodes.iter().any(|node| node.lock().is_ahead()) { self.flush_journal().await } else { Ok(()) }
     }
 
     /// Sends what is buffered of a file, if that is little, behind everything that was entered before, and waits until all
@@ -301,11 +289,11 @@ impl Shared {
             let state = &mut *guard;
             let mut content = None;
             if let Some(file) = state.file() {
-                let little = file.overlay.bytes() <= BLOBS_IN_ORDER_MAX as u64;
-                if file.flushing || file.content_calls > 0 || !little {
+                let little = file.overlay().bytes() <= BLOBS_IN_ORDER_MAX as u64;
+                if !file.is_quiet() || !little {
                     return None;
                 }
-                if !file.overlay.is_clean() {
+                if !file.is_clean() {
                     content = Some(claim_locked(node, state, Freeze::All)?);
                 }
             }
@@ -371,10 +359,10 @@ impl Shared {
 
 impl Shared {
     /// Whether what is said here of a node may be changed ahead of the server.
-    pub(crate) fn may_change_here(&self, state: &crate::inodes::NodeState) -> bool {
+    pub(crate) fn may_change_here(&self, state: &NodeState) -> bool {
         self.usable(state, LeaseMode::Exclusive)
-            && state.recall.is_none()
-            && !state.removed
+            && !state.is_recalled()
+            && state.life() == Life::Named
             && !self.closing.load(Ordering::Relaxed)
     }
 }

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::error::FsResult;
-use crate::inodes::Node;
+use crate::node::{FileState, Node};
 use crate::overlay::Freeze;
 use crate::volume::Shared;
 
@@ -179,17 +179,17 @@ impl Shared {
             let size = {
                 let mut state = node.lock();
                 let Some(file) = state.file_mut() else { continue };
-                file.queued = false;
-                if file.overlay.is_clean() {
+                file.unlist();
+                if file.is_clean() {
                     continue;
                 }
-                if file.flushing || file.content_calls > 0 {
-                    file.queued = true;
+                if !file.is_quiet() {
+                    file.enlist();
                     drop(state);
                     self.writeback.enqueue_in(ino, Duration::from_millis(100));
                     continue;
                 }
-                file.overlay.bytes()
+                file.overlay().bytes()
             };
             bytes += size;
             group.push(node);
@@ -224,10 +224,7 @@ impl Shared {
 
     /// Sees to it that a file which has something to flush is in the queue.
     pub(crate) fn requeue(&self, node: &Node) {
-        let queue = node
-            .lock()
-            .file_mut()
-            .is_some_and(|file| !file.overlay.is_clean() && !std::mem::replace(&mut file.queued, true));
+        let queue = node.lock().file_mut().is_some_and(|file| !file.is_clean() && file.enlist());
         if queue {
             self.writeback.enqueue(node);
         }
@@ -235,7 +232,7 @@ impl Shared {
 
     /// A flush failed for the time being: it is tried again.
     pub(crate) fn retry_later(&self, node: &Node) {
-        let queue = node.lock().file_mut().is_some_and(|file| !std::mem::replace(&mut file.queued, true));
+        let queue = node.lock().file_mut().is_some_and(FileState::enlist);
         if queue {
             self.writeback.enqueue_in(node.ino, RETRY);
         }

@@ -9,7 +9,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::pack::{Draft, Sealed, pack};
 use crate::error::{Error, FsResult};
-use crate::inodes::Node;
+use crate::node::Node;
 use crate::overlay::FrozenChunk;
 use crate::stats::add;
 use crate::volume::Shared;

@@ -4,3 +4,4 @@ mod behaviour;
 mod buffered;
 mod coherence;
 mod support;
+mod warm;

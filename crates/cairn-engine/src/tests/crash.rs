@@ -21,7 +21,7 @@ async fn a_closed_volume_opens_again_with_its_sessions() {
     fixture.volume.close().await.expect("closed");
     assert_eq!(mount.ask(Request::Renew).await.map_err(|failure| failure.errno), Err(Errno::ESHUTDOWN));
 
-    let volume = Arc::new(Volume::open(fixture.path(), &options()).await.expect("opened"));
+    let volume = open_at(fixture.path(), &options()).await;
     assert!(volume.mounted());
     let back = Mount::new(Arc::clone(&volume), Some(mount.resume())).await.expect("resumed");
     assert!(!back.welcome.state_kept);
@@ -66,7 +66,7 @@ async fn what_was_synced_survives_a_kill_and_what_was_not_is_sent_again() {
     assert!(written.result.is_ok(), "{written:?}");
 
     let disk = copy_of(fixture.path());
-    let volume = Arc::new(Volume::open(disk.path(), &slow).await.expect("opened"));
+    let volume = open_at(disk.path(), &slow).await;
     let first_back = Mount::new(Arc::clone(&volume), Some(first.resume())).await.expect("resumed");
     let second_back = Mount::new(Arc::clone(&volume), Some(second.resume())).await.expect("resumed");
     assert_eq!(first_back.welcome.journal_applied, 0);
@@ -104,7 +104,7 @@ async fn grace_ends_without_those_who_do_not_come_back() {
     mount.call(op).await.0.result.expect("made");
     mount.sync().await;
     let disk = copy_of(fixture.path());
-    let volume = Arc::new(Volume::open(disk.path(), &options()).await.expect("opened"));
+    let volume = open_at(disk.path(), &options()).await;
     let begin = std::time::Instant::now();
     let newcomer = Mount::new(Arc::clone(&volume), None).await.expect("attached");
     assert_eq!(newcomer.attr(ino).await.map(|_| ()), Err(Errno::ENOENT), "deleted with its session");
@@ -124,7 +124,7 @@ async fn a_blob_that_waits_for_its_metadata_survives_a_kill() {
     // The flush covers the blob, and the restart must look for it all the same.
     mount.sync().await;
     let disk = copy_of(fixture.path());
-    let volume = Arc::new(Volume::open(disk.path(), &slow).await.expect("opened"));
+    let volume = open_at(disk.path(), &slow).await;
     let back = Mount::new(Arc::clone(&volume), Some(mount.resume())).await.expect("resumed");
     back.ask(reclaim(vec![(ino, LeaseMode::Exclusive)], vec![])).await.expect("reclaimed");
     let applied = back.journal_as(1, vec![write(ino, blob, 7)]).await;
@@ -159,7 +159,7 @@ async fn what_was_synced_survives_a_power_cut_by_the_log() {
         file.set_len(length).expect("cut");
     }
     for _ in 0..2 {
-        let volume = Arc::new(Volume::open(disk.path(), &slow).await.expect("opened"));
+        let volume = open_at(disk.path(), &slow).await;
         let back = Mount::new(Arc::clone(&volume), Some(mount.resume())).await.expect("resumed");
         assert_eq!(back.welcome.journal_applied, 20);
         back.ask(reclaim(vec![], vec![])).await.expect("reclaimed");
@@ -189,7 +189,7 @@ async fn a_refused_entry_of_a_journal_is_refused_again_after_a_kill() {
     assert!(first[0].result.is_err() && first[1].result.is_ok(), "{first:?}");
     mount.sync().await;
     let disk = copy_of(fixture.path());
-    let volume = Arc::new(Volume::open(disk.path(), &options()).await.expect("opened"));
+    let volume = open_at(disk.path(), &options()).await;
     let back = Mount::new(Arc::clone(&volume), Some(mount.resume())).await.expect("resumed");
     assert_eq!(back.welcome.journal_applied, 2);
     back.ask(reclaim(vec![(ino, LeaseMode::Exclusive)], vec![])).await.expect("reclaimed");

@@ -3,6 +3,7 @@
 mod crash;
 mod sharing;
 mod space;
+mod takeover;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,20 @@ fn options() -> VolumeOptions {
     }
 }
 
+fn info(bytes_limit: u64) -> VolumeInfo {
+    VolumeInfo {
+        id: VolumeId::from_entropy(7),
+        name: "test".to_owned(),
+        bytes_limit,
+        inodes_limit: 1_000_000,
+        data_center: "TEST-1".to_owned(),
+        chunk_size: CHUNK,
+        profile: "native".to_owned(),
+        allocation: cairn_types::Allocation::NATIVE,
+        created: 1,
+    }
+}
+
 /// A volume in a directory of its own.
 struct Fixture {
     directory: TempDir,
@@ -49,19 +64,9 @@ impl Fixture {
 
     async fn with(bytes_limit: u64, options: VolumeOptions) -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let info = VolumeInfo {
-            id: VolumeId::from_entropy(7),
-            name: "test".to_owned(),
-            bytes_limit,
-            inodes_limit: 1_000_000,
-            data_center: "TEST-1".to_owned(),
-            chunk_size: CHUNK,
-            profile: "native".to_owned(),
-            allocation: cairn_types::Allocation::NATIVE,
-            created: 1,
-        };
-        Volume::create(directory.path(), info, &options).expect("made");
-        let volume = Volume::open(directory.path(), &options).await.expect("opened");
+        let storage = Storage::local(directory.path(), &options);
+        Volume::create(&storage, info(bytes_limit)).expect("made");
+        let volume = Volume::open(&storage, &options).await.expect("opened");
         Fixture { directory, volume: Arc::new(volume) }
     }
 
@@ -78,6 +83,11 @@ impl Fixture {
         let found = self.volume.check(CheckOptions { repair: false, data: true }, |_| {}).await.expect("checked");
         assert_eq!(found.problems, Vec::<String>::new());
     }
+}
+
+async fn open_at(directory: &Path, options: &VolumeOptions) -> Arc<Volume> {
+    let storage = Storage::local(directory, options);
+    Arc::new(Volume::open(&storage, options).await.expect("opened"))
 }
 
 /// What the disk holds at this moment, as if the machine's processes were killed now.
@@ -332,4 +342,14 @@ fn write(ino: Ino, blob: BlobId, length: u32) -> MetaOp {
 
 fn counter(volume: &Volume, name: &str) -> u64 {
     volume.counters().into_iter().find(|(other, _)| other == name).map(|(_, value)| value).expect("counter")
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("never: {what}");
 }

@@ -2,16 +2,6 @@
 
 use super::*;
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..200 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("never: {what}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn space_of_deleted_files_is_given_back() {
     let fixture = Fixture::new().await;
@@ -23,13 +13,13 @@ async fn space_of_deleted_files_is_given_back() {
         inos.push(ino);
     }
     mount.sync().await;
-    let before = fixture.volume.inner.chunks.total_stored_bytes().expect("counted");
+    let before = fixture.volume.inner.blob_store.stored_bytes().expect("counted");
     assert!(before >= 200 * 20_000);
     for number in 0..190 {
         mount.unlink(&format!("{number}")).await.expect("removed");
     }
     let volume = Arc::clone(&fixture.volume);
-    eventually("holes", || volume.inner.chunks.total_stored_bytes().expect("counted") < before / 10).await;
+    eventually("holes", || volume.inner.blob_store.stored_bytes().expect("counted") < before / 10).await;
     assert_eq!(mount.content(inos[195]).await, vec![195; 20_000]);
     fixture.must_be_sound().await;
 }
@@ -88,7 +78,7 @@ async fn a_file_that_was_closed_while_the_server_was_away_goes() {
     second.ask(Request::Goodbye).await.expect("unmounted");
     first.sync().await;
     let disk = copy_of(fixture.path());
-    let volume = Arc::new(Volume::open(disk.path(), &options()).await.expect("opened"));
+    let volume = open_at(disk.path(), &options()).await;
     let mount = Mount::new(Arc::clone(&volume), Some(first.resume())).await.expect("resumed");
     let held = Request::Reclaim { leases: vec![], open: vec![open], locks: vec![], replay: vec![], complete: true };
     mount.ask(held).await.expect("reclaimed");
@@ -119,12 +109,12 @@ async fn a_pack_of_which_little_is_alive_is_rewritten() {
     }
     mount.sync().await;
     let volume = Arc::clone(&fixture.volume);
-    let before = volume.inner.chunks.total_stored_bytes().expect("counted");
+    let before = volume.inner.blob_store.stored_bytes().expect("counted");
     for _ in 0..4 {
         let inner = Arc::clone(&volume.inner);
         tokio::task::spawn_blocking(move || compaction::compact_one(&inner)).await.expect("rewritten");
     }
-    eventually("deleted", || volume.inner.chunks.total_stored_bytes().expect("counted") < before * 2 / 3).await;
+    eventually("deleted", || volume.inner.blob_store.stored_bytes().expect("counted") < before * 2 / 3).await;
     assert!(counter(&volume, "packs_compacted") > 0 && counter(&volume, "bytes_compacted") > 0);
     for (ino, number) in &kept {
         assert_eq!(mount.content(*ino).await, vec![*number as u8; 1500]);
@@ -132,7 +122,7 @@ async fn a_pack_of_which_little_is_alive_is_rewritten() {
     fixture.must_be_sound().await;
     mount.sync().await;
     let disk = copy_of(fixture.path());
-    let again = Volume::open(disk.path(), &small).await.expect("opened");
+    let again = open_at(disk.path(), &small).await;
     let found = again.check(CheckOptions { repair: false, data: true }, |_| {}).await.expect("checked");
     assert_eq!(found.problems, Vec::<String>::new());
 }

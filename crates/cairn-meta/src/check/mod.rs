@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use cairn_types::{BlobId, FileKind, Ino, SessionId};
+use cairn_types::{BlobId, FileKind, Ino, PackId, SessionId};
 
 pub use self::repair::{RepairOutcome, repair};
 use crate::error::StoreError;
@@ -140,7 +140,7 @@ pub enum Problem {
     },
     /// Live bytes and blobs of a pack.
     PackCounters {
-        pack: u32,
+        pack: PackId,
         stored: PackRecord,
         actual: PackRecord,
     },
@@ -320,4 +320,4 @@ impl Check<'_> {
 }
 
 /// Live bytes and blobs by pack.
-type PackSums = BTreeMap<u32, PackRecord>;
+type PackSums = BTreeMap<PackId, PackRecord>;

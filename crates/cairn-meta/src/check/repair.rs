@@ -4,7 +4,7 @@
 //! the difference that was found. The repairs of one check therefore do not get in each other's way, in whatever
 //! order; what one brings to light (a node that lost its wrong name), the next check finds.
 
-use cairn_types::{Attr, AttrFlags, BlobId, Errno, FileKind, Ino, Name, Timestamp};
+use cairn_types::{Attr, AttrFlags, BlobId, BlobPlace, Errno, FileKind, Ino, Name, Timestamp};
 
 use super::{Finding, Problem};
 use crate::batch::Batch;
@@ -12,7 +12,7 @@ use crate::edit::xattr_flags;
 use crate::error::{ApplyError, StoreError};
 use crate::layout;
 use crate::ops::release_pin;
-use crate::record::{BlobPlace, EntryRecord, InodeRecord};
+use crate::record::{EntryRecord, InodeRecord};
 use crate::view::{Rows, View};
 
 /// Where nodes go that no name leads to.

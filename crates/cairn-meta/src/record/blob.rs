@@ -1,18 +1,8 @@
 //! Blobs (where they lie and how often they are used) and packs (how much of them is in use).
 
-use super::codec::{Decode, Encode, header, open_header};
+use cairn_types::{BlobPlace, PackId};
 
-/// Where a blob lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlobPlace {
-    pub pack: u32,
-    /// Of the blob's record in the pack, in bytes.
-    pub offset: u64,
-    /// Length of the blob itself, in bytes.
-    pub payload_len: u32,
-    /// What the record takes in the pack, header and checksums included, in bytes.
-    pub stored_len: u32,
-}
+use super::codec::{Decode, Encode, header, open_header};
 
 /// A blob that extents point at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +16,7 @@ impl BlobRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(20);
         value.push(header(0));
-        value.varint(u64::from(self.place.pack));
+        value.varint(u64::from(self.place.pack.0));
         value.varint(self.place.offset);
         value.varint(u64::from(self.place.payload_len));
         // A record is a little longer than what it carries: the difference takes a byte or two.
@@ -43,7 +33,8 @@ impl BlobRecord {
         let payload_len = decode.varint32()?;
         let stored_len = u32::try_from(i64::from(payload_len).checked_add(decode.signed()?)?).ok()?;
         let references = decode.varint32()?;
-        decode.finish(BlobRecord { place: BlobPlace { pack, offset, payload_len, stored_len }, references })
+        decode
+            .finish(BlobRecord { place: BlobPlace { pack: PackId(pack), offset, payload_len, stored_len }, references })
     }
 }
 
@@ -89,7 +80,7 @@ mod tests {
             pack: u32, offset: u64, payload_len: u32, stored_len: u32, references: u32,
             live_bytes: u64, live_blobs: u64, durable_length: u64,
         ) {
-            let blob = BlobRecord { place: BlobPlace { pack, offset, payload_len, stored_len }, references };
+            let blob = BlobRecord { place: BlobPlace { pack: PackId(pack), offset, payload_len, stored_len }, references };
             prop_assert_eq!(BlobRecord::decode(&blob.encode()), Some(blob));
             let pack = PackRecord { live_bytes, live_blobs, durable_length };
             prop_assert_eq!(PackRecord::decode(&pack.encode()), Some(pack));

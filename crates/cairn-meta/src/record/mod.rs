@@ -12,7 +12,7 @@ mod owner;
 mod session;
 mod volume;
 
-pub use blob::{BlobPlace, BlobRecord, PackRecord};
+pub use blob::{BlobRecord, PackRecord};
 pub(crate) use extents::{decode_extents, encode_extents};
 pub(crate) use inode::{EntryRecord, InodeRecord};
 pub(crate) use owner::{decode_epoch, encode_epoch};

@@ -8,11 +8,11 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use cairn_meta::kv::{KeyValueStore, MemoryStore};
 use cairn_meta::{
-    Applied, ApplyContext, ApplyError, BlobPlace, CommitOutcome, Durability, Snapshot, VolumeConfig, VolumeStore, check,
+    Applied, ApplyContext, ApplyError, CommitOutcome, Durability, Snapshot, VolumeConfig, VolumeStore, check,
 };
 use cairn_types::{
-    Attr, AttrChange, BlobId, Errno, Extent, Ino, MetaOp, Name, NewNode, OpReply, RenameMode, SessionId, Source,
-    Timestamp, VolumeId, WrittenExtent, XattrMode,
+    Attr, AttrChange, BlobId, BlobPlace, Errno, Extent, Ino, MetaOp, Name, NewNode, OpReply, PackId, RenameMode,
+    SessionId, Source, Timestamp, VolumeId, WrittenExtent, XattrMode,
 };
 
 pub const CHUNK: u32 = 64 * 1024;
@@ -182,7 +182,8 @@ impl Volume {
         let mut batch = self.store.begin().expect("no other batch");
         let blob = batch.allocate_blobs(1);
         batch.commit(Durability::Buffered).expect("memory");
-        let place = BlobPlace { pack: 1, offset: blob.0 * 1_000_000, payload_len: length, stored_len: length + 50 };
+        let place =
+            BlobPlace { pack: PackId(1), offset: blob.0 * 1_000_000, payload_len: length, stored_len: length + 50 };
         self.pending.borrow_mut().insert(blob, place);
         blob
     }

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_engine::{Volume, VolumeOptions};
+use cairn_engine::{Storage, Volume, VolumeOptions};
 use cairn_types::{Allocation, Profile, Timestamp, VolumeId};
 use cairn_wire::admin::{SessionStatus, VolumeInfo, VolumeStatus};
 use cairn_wire::message::Usage;
@@ -434,7 +434,7 @@ fn make_on_disk(directory: &Path, info: VolumeInfo, options: &VolumeOptions) -> 
     let id = info.id.clone();
     let unfinished = directory.join(format!("{id}{}", reconcile::UNFINISHED));
     DirBuilder::new().mode(0o700).create(&unfinished).map_err(failed)?;
-    let made = Volume::create(&unfinished, info, options)
+    let made = Volume::create(&Storage::local(&unfinished, options), info)
         .map_err(|error| engine_error(&id, &error))
         .and_then(|()| sync_directory(&unfinished).map_err(failed))
         .and_then(|()| fs::rename(&unfinished, directory.join(id.as_str())).map_err(failed));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_engine::{Volume, VolumeError, VolumeOptions};
+use cairn_engine::{Storage, Volume, VolumeError, VolumeOptions};
 use cairn_types::VolumeId;
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
@@ -85,12 +85,16 @@ impl Slot {
         opening.await.map_err(|_| CatalogueError::TaskFailed)?
     }
 
+    async fn open_engine(&self) -> Result<Volume, VolumeError> {
+        Volume::open(&Storage::local(&self.directory, &self.options), &self.options).await
+    }
+
     async fn open_now(&self) -> Result<OpenVolume, CatalogueError> {
         let mut state = Arc::clone(&self.state).write_owned().await;
         let volume = match &*state {
             SlotState::Open(volume) => Arc::clone(volume),
             SlotState::Deleted => return Err(CatalogueError::UnknownVolume(self.id.to_string())),
-            SlotState::Closed | SlotState::Broken(_) => match Volume::open(&self.directory, &self.options).await {
+            SlotState::Closed | SlotState::Broken(_) => match self.open_engine().await {
                 Ok(volume) => {
                     let volume = Arc::new(volume);
                     *self.info.lock() = volume.info();

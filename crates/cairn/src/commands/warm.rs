@@ -1,8 +1,9 @@
 //! `cairn warm PATH...`: brings files into the caches of the mount that they are in.
 //!
-//! The mount does it, when the extended attribute [`cairn_client::WARM_ATTRIBUTE`] of a file is read: the content goes
-//! from the server to the disk cache and never through the kernel. A mount without a disk cache says so; then the
-//! content is read, so that it is in the kernel's cache.
+//! The mount does it, when the extended attribute [`cairn_client::WARM_ATTRIBUTE`] of a file is read, and says how far it is
+//! when the attribute is read again: the content goes from the server to the disk cache and never through the kernel. When this
+//! command ends, the mount stops. A mount without a disk cache says so; then the content is read, so that it is in the
+//! kernel's cache.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,6 +26,11 @@ use crate::size::Size;
 const RANGE: u64 = 16 * 1024 * 1024;
 /// Bytes of one read into the kernel's cache.
 const READ: usize = 1024 * 1024;
+/// Time between two questions about the same range, at first and at most.
+const ASK_AGAIN: Duration = Duration::from_micros(200);
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(20);
+/// How long a range may take, in case the mount does not say so itself.
+const RANGE_LIMIT: Duration = Duration::from_secs(900);
 
 /// A part of a file to be warmed.
 struct Piece {
@@ -50,7 +57,7 @@ pub(crate) fn run(options: &Warm) -> Result<ExitCode> {
     }
     let total = pieces.iter().map(|piece| piece.length).sum();
     if let Some(first) = pieces.first()
-        && let Some(Answer { limit, .. }) = ask(&first.path, 0, 0)?
+        && let Told::Answer(Answer { limit, .. }) = ask(&first.path, 0, 0)?
         && total > limit
     {
         let (total, limit) = (Size(total), Size(limit));
@@ -128,10 +135,36 @@ fn work(queue: &Mutex<std::vec::IntoIter<Piece>>, bar: &ProgressBar, outcome: &O
 
 /// Bytes of the piece that are cached now (holes count as cached).
 fn warm(piece: &Piece) -> Result<u64> {
-    match ask(&piece.path, piece.offset, piece.length)? {
+    match wait(piece)? {
         Some(answer) => Ok(piece.length.saturating_sub(answer.all.saturating_sub(answer.there))),
         None => read_through(piece).with_context(|| format!("cannot warm {}", piece.path.display())),
     }
+}
+
+/// Has the mount warm the piece and waits until it has. `None`: it has no disk cache.
+fn wait(piece: &Piece) -> Result<Option<Answer>> {
+    let began = Instant::now();
+    let mut pause = ASK_AGAIN;
+    loop {
+        match ask(&piece.path, piece.offset, piece.length)? {
+            Told::Answer(answer) => return Ok(Some(answer)),
+            Told::NoDiskCache => return Ok(None),
+            Told::Later if began.elapsed() > RANGE_LIMIT => {
+                bail!("cannot warm {}: the mount took too long", piece.path.display())
+            }
+            Told::Later => {}
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 3 / 2).min(ASK_AGAIN_MAX);
+    }
+}
+
+/// What a mount says about a range of a file.
+enum Told {
+    NoDiskCache,
+    /// It is at work.
+    Later,
+    Answer(Answer),
 }
 
 /// A mount with a disk cache on a range of a file.
@@ -144,24 +177,29 @@ struct Answer {
     limit: u64,
 }
 
-/// Has the mount warm a range. `None`: it has no disk cache.
-fn ask(path: &Path, offset: u64, length: u64) -> Result<Option<Answer>> {
+/// Has the mount begin to warm a range, or asks how far it is.
+fn ask(path: &Path, offset: u64, length: u64) -> Result<Told> {
     let failed = || format!("cannot warm {}", path.display());
     let name = format!("{}:{offset}:{length}", cairn_client::WARM_ATTRIBUTE);
-    let answer = get_attribute(path, OsStr::new(&name)).map_err(|error| match error.downcast::<io::Error>() {
-        Ok(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODATA)) => {
-            anyhow::anyhow!("{} is not in a Cairn mount", path.display())
+    let answer = match get_attribute(path, OsStr::new(&name)) {
+        Ok(answer) => answer,
+        Err(error) => {
+            return match error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+                Some(libc::EAGAIN) => Ok(Told::Later),
+                Some(libc::EOPNOTSUPP | libc::ENODATA) => bail!("{} is not in a Cairn mount", path.display()),
+                _ => Err(error.context(failed())),
+            };
         }
-        Ok(error) => anyhow::Error::from(error).context(failed()),
-        Err(error) => error.context(failed()),
-    })?;
-    if answer == b"none" {
-        return Ok(None);
+    };
+    match answer.as_slice() {
+        b"none" => return Ok(Told::NoDiskCache),
+        b"running" => return Ok(Told::Later),
+        _ => {}
     }
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let numbers: Result<Vec<u64>, _> = answer.split('/').map(str::parse).collect();
     match numbers.as_deref() {
-        Ok(&[there, all, limit]) => Ok(Some(Answer { there, all, limit })),
+        Ok(&[there, all, limit]) => Ok(Told::Answer(Answer { there, all, limit })),
         _ => bail!("the mount answered {answer:?}; is it of another version?"),
     }
 }

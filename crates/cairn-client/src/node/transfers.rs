@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::inodes::{Node, NodeState};
+use crate::node::{Node, NodeState};
 
 /// The smallest page that any kernel has: larger ones only make the kernel's requests rounder.
 const PAGE: u64 = 4096;
@@ -125,23 +125,23 @@ impl Transfer {
     }
 
     fn begin(node: &Arc<Node>, pages: Range<u64>, write: bool) -> Self {
-        let number = node.lock().transfers.begin(pages, write);
+        let number = node.lock().transfers_mut().begin(pages, write);
         Transfer { node: Arc::clone(node), number: Some(number) }
     }
 
     /// It is answered now; `state` is its node's. The kernel may cache what it carries.
     pub(crate) fn answered(&mut self, state: &mut NodeState) {
         if let Some(number) = self.number.take() {
-            state.transfers.end(number);
+            state.transfers_mut().end(number);
         }
-        state.pages = true;
+        state.note_pages();
     }
 }
 
 impl Drop for Transfer {
     fn drop(&mut self) {
         if let Some(number) = self.number.take() {
-            self.node.lock().transfers.end(number);
+            self.node.lock().transfers_mut().end(number);
         }
     }
 }

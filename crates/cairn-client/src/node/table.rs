@@ -1,6 +1,6 @@
 //! The table of all nodes that something is known of, and the stamps of those that it no longer holds.
 //!
-//! A grant that is not newer than the last recall or return of its node is void ([`crate::inodes`]). That must hold for a
+//! A grant that is not newer than the last recall or return of its node is void ([`crate::node`]). That must hold for a
 //! node that was let go of, too, while an answer may be under way: its stamp is noted here, in bounded memory.
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use cairn_types::{Ino, LeaseMode};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::inodes::{Node, NodeState};
+use crate::node::{Node, NodeState};
 
 const SHARDS: usize = 64;
 /// Stamps of absent nodes that a shard notes one by one, twice.
@@ -113,7 +113,7 @@ impl Table {
             if !leave(&state) {
                 return None;
             }
-            (state.stamp, state.lease, state.stamp.max(state.recalled))
+            (state.lease().granted(), state.lease().mode(), state.lease().floor())
         };
         shard.nodes.remove(&ino);
         shard.note_floor(ino, floor);
@@ -171,9 +171,7 @@ impl Table {
             shard.old_floors.clear();
             shard.floor = 0;
             for node in shard.nodes.values() {
-                let mut state = node.lock();
-                state.recalled = 0;
-                state.stamp = 0;
+                node.lock().reset_stamps();
             }
         }
     }
@@ -181,13 +179,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use cairn_wire::message::Grant;
-
+    use super::super::testing::grant;
     use super::*;
-
-    fn grant(stamp: u64) -> Grant {
-        Grant { ino: Ino(5), mode: LeaseMode::Exclusive, stamp }
-    }
 
     #[test]
     fn stamps_of_any_number_of_absent_nodes_take_bounded_memory_and_stay_in_force() {
@@ -201,10 +194,10 @@ mod tests {
             assert!(shard.floors.len() <= FLOORS_MAX && shard.old_floors.len() <= FLOORS_MAX);
         }
         for ino in (2..many).step_by(1001) {
-            assert!(table.get_or_insert(Ino(ino)).lock().recalled >= ino);
+            assert!(table.get_or_insert(Ino(ino)).lock().lease().floor() >= ino);
         }
         table.reset_stamps();
-        assert_eq!(table.get_or_insert(Ino(many + 1)).lock().recalled, 0);
+        assert_eq!(table.get_or_insert(Ino(many + 1)).lock().lease().floor(), 0);
     }
 
     #[test]
@@ -232,7 +225,7 @@ mod tests {
         let table = Table::new();
         let node = table.get_or_insert(Ino(5));
         assert_eq!(table.evict(Ino(5)), None);
-        node.lock().opens = 1;
+        node.lock().open();
         drop(node);
         assert_eq!(table.evict(Ino(5)), None);
     }
