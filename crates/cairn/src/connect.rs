@@ -71,3 +71,26 @@ pub(crate) fn unexpected<T>() -> Result<T> {
     Err(WithExit(Exit::Failure, "the server gave an answer that does not fit; are both of the same version?".into())
         .into())
 }
+
+#[cfg(test)]
+mod tests {
+    use cairn_client::Error;
+    use cairn_transfer::TransferError;
+    use cairn_types::Errno;
+    use cairn_wire::message::Failure;
+
+    use super::*;
+
+    fn said_by_the_server() -> Error {
+        Failure { errno: Errno::EDQUOT, message: "the volume \"models\" is full: resize it".into() }.into()
+    }
+
+    #[test]
+    fn what_the_server_says_is_printed_instead_of_the_text_of_an_error_number() {
+        let error = admin_error(AdminError::Failed(said_by_the_server()));
+        assert_eq!(format!("{error:#}"), "the volume \"models\" is full: resize it");
+        let source = said_by_the_server();
+        let error = anyhow::Error::from(TransferError::Volume { action: "write", path: "a/b".into(), source });
+        assert_eq!(format!("{error:#}"), "cannot write a/b in the volume: the volume \"models\" is full: resize it");
+    }
+}

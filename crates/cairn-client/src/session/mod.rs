@@ -2,13 +2,13 @@
 //!
 //! One control connection carries metadata, leases, locks and what the server says unasked; up to two data connections
 //! carry blobs. This module knows how requests get there exactly once and in order, and until when leases hold. It does
-//! not know what is cached or buffered: that is told to it through [`SessionEvents`] when it matters.
+//! not know what is cached or buffered: it asks through [`SessionEvents`] when that matters.
 //!
 //! - A request stays pending until it is answered ([`pending`]); frames leave in the order of their numbers
 //!   ([`outgoing`]); what arrives is handled in the order of arrival ([`incoming`]).
 //! - A lost connection is replaced and pending requests are sent again, with the same tokens and journal numbers, so
 //!   that the server can tell ([`supervisor`]). After a restart of the server, leases, open files, locks and changes
-//!   that were not yet durable are told to it first ([`reclaim`]).
+//!   that were not yet durable are declared to it first ([`reclaim`]).
 //! - A server that stays away makes requests fail after [`SessionOptions::give_up_after`]; reconnecting goes on.
 //! - A fenced session is replaced by a new one. Nothing that was asked of the old one, questions aside, is asked of the new.
 //!
@@ -400,7 +400,7 @@ impl Session {
         }
     }
 
-    /// A lock is given back even if the server comes back only after its owner was told that it failed.
+    /// A lock is given back even if the server comes back only after its owner got an error.
     fn unlock_later(&self, error: &Error, request: Request, unlocks: bool) {
         let undelivered = matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::OutcomeUnknown);
         if unlocks && undelivered && self.inner.state.lock().phase == Phase::GaveUp {

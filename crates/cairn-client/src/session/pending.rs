@@ -192,7 +192,7 @@ impl State {
         drop(dropped);
     }
 
-    /// The server forgot which leases and files are held and is told afresh: drops returns numbered below `mark`,
+    /// The server forgot which leases and files are held, and they are declared to it anew: drops returns numbered below `mark`,
     /// which are part of that.
     pub(super) fn drop_returns_below(&mut self, mark: u64) {
         let dropped = self.take(|number, pending| {
