@@ -14,13 +14,19 @@ use std::time::{Duration, Instant};
 
 use cairn_types::{Errno, Ino, LeaseMode};
 use cairn_wire::message::{Grant, LeaseReturn};
+use parking_lot::Mutex;
+use tokio::runtime::Handle as Runtime;
 
 use crate::api::KernelCache;
+use crate::held_locks::HeldLocks;
 use crate::node::transfers::{Piece, WHOLE};
 use crate::node::{Node, RecallAnswer};
-use crate::session::{Held, SessionEvents};
-use crate::stats::add;
-use crate::volume::Shared;
+use crate::node_cache::{Kernel, NodeCache};
+use crate::reservation::SpaceReservation;
+use crate::session::{Held, Session, SessionEvents};
+use crate::stats::{Counters, add};
+use crate::timer::sleep;
+use crate::writeback::{Journal, WriteBack, WriteBuffer};
 
 /// An emptying that is seen twice at the same place with this time between, where a transfer has its pages, waits for it.
 const STUCK: Duration = Duration::from_millis(5);
@@ -33,34 +39,34 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// What the session tells this mount.
 pub(crate) struct Events {
-    shared: Weak<Shared>,
+    recall: Weak<Recall>,
 }
 
 impl Events {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Events { shared: Arc::downgrade(shared) }
+    pub(crate) fn new(recall: &Arc<Recall>) -> Self {
+        Events { recall: Arc::downgrade(recall) }
     }
 }
 
 impl SessionEvents for Events {
     fn recalled(&self, ino: Ino, leave: LeaseMode, stamp: u64) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.recalled(ino, leave, stamp);
+        if let Some(recall) = self.recall.upgrade() {
+            recall.recalled(ino, leave, stamp);
         }
     }
 
     fn give_back_room(&self) {
-        if let Some(shared) = self.shared.upgrade() {
-            let free = shared.room.take_free();
-            shared.session.give_back(free.bytes, free.nodes);
+        if let Some(recall) = self.recall.upgrade() {
+            let free = recall.space.take_free();
+            recall.session.give_back(free.bytes, free.nodes);
         }
     }
 
     fn reclaiming(&self) -> Held {
-        let Some(shared) = self.shared.upgrade() else { return Held::default() };
-        let mut held = Held { locks: shared.locks.all(), ..Held::default() };
-        shared.table.reset_stamps();
-        for node in shared.table.all() {
+        let Some(recall) = self.recall.upgrade() else { return Held::default() };
+        let mut held = Held { locks: recall.locks.all(), ..Held::default() };
+        recall.nodes.table.reset_stamps();
+        for node in recall.nodes.table.all() {
             let mut state = node.lock();
             state.void_recall();
             let mode = state.lease().mode();
@@ -79,14 +85,14 @@ impl SessionEvents for Events {
     }
 
     fn reclaimed(&self, grants: &[Grant]) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.reclaimed(grants);
+        if let Some(recall) = self.recall.upgrade() {
+            recall.reclaimed(grants);
         }
     }
 
     fn fenced(&self) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.fenced();
+        if let Some(recall) = self.recall.upgrade() {
+            recall.fenced();
         }
     }
 
@@ -97,17 +103,50 @@ impl SessionEvents for Events {
     }
 }
 
-impl Shared {
+/// Gives leases back. It knows what is buffered and how it is sent, and no operation.
+pub(crate) struct Recall {
+    nodes: Arc<NodeCache>,
+    writeback: Arc<WriteBack>,
+    journal: Arc<Journal>,
+    buffer: Arc<WriteBuffer>,
+    space: Arc<SpaceReservation>,
+    locks: Arc<HeldLocks>,
+    kernel: Kernel,
+    session: Session,
+    counters: Arc<Counters>,
+    runtime: Runtime,
+    /// Files that were declared open at the server because an open was expected.
+    expected_opens: Mutex<Vec<Ino>>,
+}
+
+impl Recall {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        nodes: Arc<NodeCache>,
+        writeback: Arc<WriteBack>,
+        journal: Arc<Journal>,
+        buffer: Arc<WriteBuffer>,
+        space: Arc<SpaceReservation>,
+        locks: Arc<HeldLocks>,
+        kernel: Kernel,
+        session: Session,
+        counters: Arc<Counters>,
+        runtime: Runtime,
+    ) -> Self {
+        let expected_opens = Mutex::default();
+        Recall { nodes, writeback, journal, buffer, space, locks, kernel, session, counters, runtime, expected_opens }
+    }
+
     fn recalled(self: &Arc<Self>, ino: Ino, leave: LeaseMode, stamp: u64) {
         add(&self.counters.recalls, 1);
-        let Some(node) = self.table.get_or_void(ino, stamp) else {
+        let Some(node) = self.nodes.table.get_or_void(ino, stamp) else {
             self.session.return_leases(vec![LeaseReturn { ino, stamp, keep: LeaseMode::None, open: false }]);
             return;
         };
         let first = node.lock().begin_recall(leave, stamp);
         if first {
-            let shared = Arc::clone(self);
-            self.runtime.spawn(async move { shared.answer_recall(&node).await });
+            let recall = Arc::clone(self);
+            self.runtime.spawn(async move { recall.answer_recall(&node).await });
         } else {
             node.changed.notify_waiters();
         }
@@ -224,7 +263,7 @@ impl Shared {
         loop {
             tokio::select! {
                 _ = &mut emptying => return Vec::new(),
-                () = self.sleep(STUCK) => {}
+                () = sleep(&self.runtime, STUCK) => {}
             }
             let at = done.load(Ordering::SeqCst);
             let Some(piece) = pieces.get(at) else { continue };
@@ -249,12 +288,12 @@ impl Shared {
 
     /// Sends everything that is buffered of a node. `false` if the recall is no longer wanted.
     async fn flush_until_clean(self: &Arc<Self>, node: &Arc<Node>) -> bool {
-        self.send_access_times(std::slice::from_ref(node)).await;
+        self.writeback.send_access_times(std::slice::from_ref(node)).await;
         loop {
             if !node.lock().is_recalled() {
                 return false;
             }
-            let flushed = self.flush_node(node).await.and(self.settle(&[node]).await);
+            let flushed = self.writeback.flush_node(node).await.and(self.journal.flush_changes_of(&[node]).await);
             {
                 let mut state = node.lock();
                 state.clear_access_time();
@@ -263,7 +302,7 @@ impl Shared {
                 }
             }
             if flushed.is_err() {
-                self.sleep(RETRY).await;
+                sleep(&self.runtime, RETRY).await;
             }
         }
     }
@@ -271,14 +310,14 @@ impl Shared {
     /// The session has ended: what was held is void, and what is buffered can no longer be written.
     fn fenced(self: &Arc<Self>) {
         tracing::error!("the server has ended this session because it did not answer in time");
-        self.room.lost();
+        self.space.lost();
         self.locks.clear();
-        self.table.reset_stamps();
-        self.drop_journal();
+        self.nodes.table.reset_stamps();
+        self.journal.abandon();
         let mut lost = Vec::new();
         let mut emptied = Vec::new();
-        for node in self.table.all() {
-            let copy = self.take_lost(&node);
+        for node in self.nodes.table.all() {
+            let copy = self.buffer.take_lost(&node);
             let mut state = node.lock();
             if copy.is_some() {
                 state.fail_writes(Errno::EIO);
@@ -291,8 +330,8 @@ impl Shared {
             drop(state);
             node.changed.notify_waiters();
         }
-        self.room.take_free();
-        self.save_in_background(lost);
+        self.space.take_free();
+        self.buffer.recovery().save_in_background(lost);
         self.empty_kernel_in_background(emptied);
     }
 
@@ -301,10 +340,10 @@ impl Shared {
         let stand: std::collections::HashMap<Ino, Grant> = grants.iter().map(|grant| (grant.ino, *grant)).collect();
         let mut lost = Vec::new();
         let mut emptied = Vec::new();
-        for node in self.table.all() {
+        for node in self.nodes.table.all() {
             let gone = node.lock().reclaim(stand.get(&node.ino).copied());
             if gone {
-                let copy = self.take_lost(&node);
+                let copy = self.buffer.take_lost(&node);
                 let mut state = node.lock();
                 if copy.is_some() {
                     state.fail_writes(Errno::EIO);
@@ -315,17 +354,17 @@ impl Shared {
             }
             node.changed.notify_waiters();
         }
-        self.save_in_background(lost);
+        self.buffer.recovery().save_in_background(lost);
         self.empty_kernel_in_background(emptied);
-        let drawn = self.room.lost();
-        let shared = Arc::clone(self);
+        let drawn = self.space.lost();
+        let recall = Arc::clone(self);
         self.runtime.spawn(async move {
             // What buffered writes count on is reserved anew; it stays drawn, so none of it becomes free.
-            let crate::room::Amount { bytes, nodes } = drawn;
+            let crate::reservation::Amount { bytes, nodes } = drawn;
             if (bytes > 0 || nodes > 0)
-                && let Err(errno) = shared.session.reserve(bytes, bytes, nodes, nodes).await
+                && let Err(errno) = recall.session.reserve(bytes, bytes, nodes, nodes).await
             {
-                tracing::warn!(?errno, bytes, nodes, "room for buffered writes could not be reserved again");
+                tracing::warn!(?errno, bytes, nodes, "space for buffered writes could not be reserved again");
             }
         });
     }
@@ -343,5 +382,28 @@ impl Shared {
                 }
             }
         });
+    }
+
+    /// Lets go of files that were declared open because an open was expected, and then was not made.
+    pub(crate) fn close_unopened(&self) {
+        let mut closed = Vec::new();
+        // A recall locks the list while it has a node locked, so no node is locked here while the list is.
+        let mut expected = std::mem::take(&mut *self.expected_opens.lock());
+        expected.retain(|ino| {
+            let Some(node) = self.nodes.table.get(*ino) else { return false };
+            let mut state = node.lock();
+            if state.is_wanted() && !state.is_open() {
+                return true;
+            }
+            // One that is open now is closed with its last handle.
+            if !state.is_open() && state.take_declared_open() {
+                closed.push(*ino);
+            }
+            false
+        });
+        self.expected_opens.lock().append(&mut expected);
+        if !closed.is_empty() {
+            self.session.close_files(closed);
+        }
     }
 }

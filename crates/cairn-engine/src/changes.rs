@@ -12,7 +12,7 @@ use cairn_wire::message::{Answer, Applied, Failure, Grant};
 
 use crate::committer::Round;
 use crate::leases::Ticket;
-use crate::quota::Room;
+use crate::quota::Space;
 use crate::recall::Blocked;
 use crate::{Inner, Reply};
 
@@ -25,16 +25,16 @@ pub(crate) enum Attempt {
     /// Other sessions hold what it touches.
     Blocked(Blocked),
     /// It would fit if others gave back room that they have set aside.
-    ShortOfRoom,
+    ShortOfSpace,
 }
 
-/// What a change draws its room from.
+/// What a change may draw from when it adds to the volume's usage.
 #[derive(Clone, Copy)]
-enum Purse {
+enum Headroom {
     /// Free room.
     Free,
     /// The session's reservation, then free room.
-    Reservation,
+    Reserved,
     /// It had its room before the server was restarted.
     Unlimited,
 }
@@ -43,7 +43,7 @@ impl Inner {
     pub(crate) async fn call(self: &Arc<Self>, session: SessionId, token: u64, acked_below: u64, op: MetaOp) -> Reply {
         let op = Arc::new(op);
         let mut ticket = self.leases.ticket();
-        let mut asked_for_room = false;
+        let mut asked_for_space = false;
         loop {
             let (inner, op, number) = (Arc::clone(self), Arc::clone(&op), ticket.ticket);
             let attempt =
@@ -57,13 +57,13 @@ impl Inner {
                     ticket.mark_used();
                     self.wait_for(blocked).await;
                 }
-                Attempt::ShortOfRoom if asked_for_room => {
+                Attempt::ShortOfSpace if asked_for_space => {
                     let applied = Applied { result: Err(Errno::EDQUOT), order: 0 };
                     return Ok((Answer::Applied { applied: vec![applied], grants: Vec::new() }, Vec::new()));
                 }
-                Attempt::ShortOfRoom => {
-                    self.ask_for_room().await;
-                    asked_for_room = true;
+                Attempt::ShortOfSpace => {
+                    self.ask_for_space().await;
+                    asked_for_space = true;
                 }
             }
         }
@@ -100,7 +100,7 @@ impl Inner {
         if let Err(blocked) = self.leases.try_with(|table| table.begin_change(session, &touched, ticket, now)) {
             return Attempt::Blocked(blocked);
         }
-        match self.apply(round, session, op, Purse::Free) {
+        match self.apply(round, session, op, Headroom::Free) {
             Ok(applied) => {
                 let order = round.batch.allocate_order(1);
                 let recorded = round.batch.record_call(session, token, 0, acked_below);
@@ -111,7 +111,7 @@ impl Inner {
                 let grants = self.grant_to_maker(session, &touched, &applied.reply);
                 Attempt::Done { applied: Applied { result: Ok(applied.reply), order }, grants }
             }
-            Err(Errno::EDQUOT) if round.ledger.quota.anything_reserved() => Attempt::ShortOfRoom,
+            Err(Errno::EDQUOT) if round.ledger.quota.anything_reserved() => Attempt::ShortOfSpace,
             Err(errno) => refused(errno),
         }
     }
@@ -196,7 +196,7 @@ impl Inner {
         if !held {
             return Err(Errno::ESTALE);
         }
-        let applied = self.apply(round, session, op, Purse::Reservation)?;
+        let applied = self.apply(round, session, op, Headroom::Reserved)?;
         let order = round.batch.allocate_order(1);
         self.leases.with(|table| {
             let remaining = |ino: Ino| applied.reply.attrs.iter().any(|attr| attr.ino == ino);
@@ -214,7 +214,7 @@ impl Inner {
 
     /// Applies a change that was applied before the server was restarted, at its old place in the order.
     pub(crate) fn apply_again(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, order: u64) -> Applied {
-        match self.apply(round, session, op, Purse::Unlimited) {
+        match self.apply(round, session, op, Headroom::Unlimited) {
             Ok(applied) => {
                 round.batch.note_replayed(order);
                 self.counters.changes_replayed.add(1);
@@ -224,23 +224,29 @@ impl Inner {
         }
     }
 
-    fn apply(&self, round: &mut Round<'_>, session: SessionId, op: &MetaOp, purse: Purse) -> FsResult<MetaApplied> {
+    fn apply(
+        &self,
+        round: &mut Round<'_>,
+        session: SessionId,
+        op: &MetaOp,
+        headroom: Headroom,
+    ) -> FsResult<MetaApplied> {
         // What was buffered or sent again finds its bytes stored already, and was promised; it needs few for metadata.
-        if round.disk_full && matches!(purse, Purse::Free) && op.grows() {
+        if round.disk_full && matches!(headroom, Headroom::Free) && op.grows() {
             return Err(Errno::ENOSPC);
         }
         let fill = round.fill();
-        let room = match purse {
-            Purse::Free => round.ledger.quota.free(fill),
-            Purse::Reservation => round.ledger.quota.headroom(session, fill),
-            Purse::Unlimited => Room { bytes: u64::MAX, inodes: u64::MAX },
+        let room = match headroom {
+            Headroom::Free => round.ledger.quota.free(fill),
+            Headroom::Reserved => round.ledger.quota.headroom(session, fill),
+            Headroom::Unlimited => Space { bytes: u64::MAX, inodes: u64::MAX },
         };
         let context = ApplyContext {
             session,
             headroom_bytes: room.bytes,
             headroom_inodes: room.inodes,
             pending_blobs: &|blob| self.blobs.place(blob),
-            open_elsewhere: &|ino| self.open_files.keepers(ino),
+            open_elsewhere: &|ino| self.open_files.holders(ino),
         };
         let outcome = round.batch.apply(&context, op);
         let outcome = round.answer(outcome);
@@ -250,8 +256,8 @@ impl Inner {
                 if op.may_end_a_file() {
                     self.deleted.store(true, std::sync::atomic::Ordering::Release);
                 }
-                if matches!(purse, Purse::Reservation) {
-                    let added = Room {
+                if matches!(headroom, Headroom::Reserved) {
+                    let added = Space {
                         bytes: u64::try_from(applied.charged_bytes).unwrap_or(0),
                         inodes: u64::try_from(applied.charged_inodes).unwrap_or(0),
                     };
@@ -318,8 +324,8 @@ impl Inner {
 /// Leaves only the last attributes of each directory in the answer to a journal: a thousand files made in one directory
 /// need not tell of it a thousand times.
 fn keep_last_of_directories(applied: &mut [Applied]) {
-    let mut told = HashSet::new();
+    let mut seen = HashSet::new();
     for reply in applied.iter_mut().rev().filter_map(|applied| applied.result.as_mut().ok()) {
-        reply.attrs.retain(|attr| !attr.is_dir() || told.insert(attr.ino));
+        reply.attrs.retain(|attr| !attr.is_dir() || seen.insert(attr.ino));
     }
 }

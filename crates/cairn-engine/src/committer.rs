@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::Inner;
-use crate::quota::{Fill, Quota, Room};
+use crate::quota::{Fill, Quota, Space};
 use crate::recent::Recent;
 
 /// Most jobs of one round: bounds how long the first one waits for the last.
@@ -59,8 +59,8 @@ pub(crate) struct Round<'a> {
 impl Round<'_> {
     pub(crate) fn fill(&self) -> Fill {
         let volume = self.batch.volume();
-        let limit = Room { bytes: volume.config.bytes_limit, inodes: volume.config.inodes_limit };
-        Fill { limit, used: Room { bytes: volume.bytes_used, inodes: volume.inodes_used } }
+        let limit = Space { bytes: volume.config.bytes_limit, inodes: volume.config.inodes_limit };
+        Fill { limit, used: Space { bytes: volume.bytes_used, inodes: volume.inodes_used } }
     }
 
     /// Sorts out what a program is told (`Ok(Err)`) from what ends the round.

@@ -12,8 +12,8 @@ use cairn_wire::{Push, Refusal, RefusalKind, Request};
 
 use crate::committer::Kind;
 use crate::leases::RecallOrder;
-use crate::quota::Room;
-use crate::restart::Claim;
+use crate::quota::Space;
+use crate::restart::Reclaim;
 use crate::sessions::{Session, Sessions, Stage};
 use crate::{AttachmentId, Inner, PushSender, Reply, usage};
 
@@ -51,7 +51,7 @@ impl Inner {
         match request {
             Request::Renew => Ok((Answer::Renewed { durable_order: self.durable_order() }, Vec::new())),
             Request::Reclaim { leases, open, locks, replay, complete } => {
-                self.reclaim(id, Claim { leases, open, locks, replay, complete }).await
+                self.reclaim(id, Reclaim { leases, open, locks, replay, complete }).await
             }
             Request::PutBlobs(headers) => self.put_blobs(id, headers, bulk).await,
             Request::ReadBlobs(ranges) => self.read_blobs(ranges).await,
@@ -70,10 +70,10 @@ impl Inner {
         match request {
             Request::Call { token, acked_below, op } => return self.call(id, token, acked_below, op).await,
             Request::Journal { first, ops } => return self.journal(id, first, ops).await,
-            Request::GiveBack { bytes, inodes } => return self.give_back(id, Room { bytes, inodes }).await,
+            Request::GiveBack { bytes, inodes } => return self.give_back(id, Space { bytes, inodes }).await,
             Request::Reserve { bytes_needed, bytes_wanted, inodes_needed, inodes_wanted } => {
-                let needed = Room { bytes: bytes_needed, inodes: inodes_needed };
-                let wanted = Room { bytes: bytes_wanted, inodes: inodes_wanted };
+                let needed = Space { bytes: bytes_needed, inodes: inodes_needed };
+                let wanted = Space { bytes: bytes_wanted, inodes: inodes_wanted };
                 return self.reserve(id, needed, wanted).await;
             }
             Request::Numbers { inos, blobs } => {

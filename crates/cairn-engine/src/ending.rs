@@ -52,7 +52,7 @@ impl Inner {
         drop(inner.committer.queue(Kind::Early, move |round| {
             round.ledger.quota.remove(session);
             round.ledger.recent.remove(&session);
-            ending.room.freed();
+            ending.reservations.freed();
             let removed = round.batch.remove_session(session);
             if round.answer(removed).is_ok() {
                 ending.deleted.store(true, Ordering::Release);

@@ -5,7 +5,7 @@
 //! requests ─► dispatch ─┬─► query ──────► leases, snapshot          (any thread)
 //!                       ├─► changes ────► committer ─► metadata      (one writer)
 //!                       ├─► blobs ──────► blob store                 (any thread)
-//!                       └─► locks, room, sessions
+//!                       └─► locks, reservations, sessions
 //! background: maintenance (space), restart (grace), ending (sessions that are over)
 //! ```
 //!
@@ -39,8 +39,8 @@ mod query;
 mod quota;
 mod recall;
 mod recent;
+mod reservations;
 mod restart;
-mod room;
 mod sessions;
 mod storage;
 #[cfg(test)]
@@ -73,8 +73,8 @@ use maintenance::Maintenance;
 use open_files::OpenFiles;
 use pending::PendingBlobs;
 use recall::Leases;
+use reservations::Reservations;
 use restart::Restart;
-use room::RoomService;
 use sessions::Sessions;
 
 /// What a request is answered with: the answer and its bulk, or why not.
@@ -162,7 +162,7 @@ struct Inner {
     open_files: OpenFiles,
     locks: Locks,
     blobs: PendingBlobs,
-    room: RoomService,
+    reservations: Reservations,
     restart: Restart,
     maintenance: Maintenance,
     counters: Counters,
@@ -316,7 +316,7 @@ impl Volume {
             round.batch.resize_volume(bytes_limit, inodes_limit);
         });
         resized.await?;
-        self.inner.room.freed();
+        self.inner.reservations.freed();
         Ok(())
     }
 
@@ -333,7 +333,7 @@ impl Volume {
             round.batch.set_profile(text, allocation).map(|()| true)
         });
         let done = set.await??;
-        self.inner.room.freed();
+        self.inner.reservations.freed();
         Ok(done)
     }
 

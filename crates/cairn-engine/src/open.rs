@@ -19,8 +19,8 @@ use crate::maintenance::Maintenance;
 use crate::open_files::OpenFiles;
 use crate::pending::PendingBlobs;
 use crate::recall::Leases;
+use crate::reservations::Reservations;
 use crate::restart::Restart;
-use crate::room::RoomService;
 use crate::sessions::Sessions;
 use crate::usage::StoredBytes;
 use crate::{Inner, Storage, Volume, VolumeError, VolumeOptions};
@@ -146,7 +146,7 @@ fn open_stores(storage: &Storage, options: VolumeOptions) -> Result<(Arc<Inner>,
         open_files: OpenFiles::default(),
         locks: Locks::default(),
         blobs,
-        room: RoomService::default(),
+        reservations: Reservations::default(),
         restart,
         maintenance: Maintenance::default(),
         counters: Counters::default(),

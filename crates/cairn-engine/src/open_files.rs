@@ -42,7 +42,7 @@ impl OpenFiles {
     }
 
     /// Sessions that have the file open, whose last name goes: the store keeps it for them.
-    pub(crate) fn keepers(&self, ino: Ino) -> Vec<SessionId> {
+    pub(crate) fn holders(&self, ino: Ino) -> Vec<SessionId> {
         let mut state = self.0.lock();
         let sessions = state.by_file.get(&ino).cloned().unwrap_or_default();
         if !sessions.is_empty() {
@@ -118,7 +118,7 @@ impl Inner {
                 self.deleted.store(true, Ordering::Release);
             }
         }
-        self.room.freed();
+        self.reservations.freed();
     }
 
     /// A session is back after a restart of the server and has told what it has open. What the store keeps for it beyond
@@ -144,12 +144,12 @@ mod tests {
         files.declare(SessionId(1), Ino(7));
         files.declare(SessionId(2), Ino(7));
         assert!(files.close(SessionId(1), &[Ino(7), Ino(8)]).is_empty(), "it has a name");
-        assert_eq!(files.keepers(Ino(7)), [SessionId(2)]);
+        assert_eq!(files.holders(Ino(7)), [SessionId(2)]);
         assert_eq!((files.count(SessionId(1)), files.count(SessionId(2))), (0, 1));
         files.declare(SessionId(3), Ino(7));
         assert_eq!(files.close(SessionId(3), &[Ino(7)]), [Ino(7)]);
         files.remove_session(SessionId(2));
-        assert!(files.keepers(Ino(7)).is_empty());
+        assert!(files.holders(Ino(7)).is_empty());
         let state = files.0.lock();
         assert!(state.by_session.is_empty() && state.nameless.is_empty());
     }

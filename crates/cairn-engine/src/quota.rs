@@ -10,66 +10,66 @@ use cairn_types::SessionId;
 
 /// An amount of room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct Space {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
 }
 
-impl Room {
-    fn plus(self, other: Room) -> Room {
-        Room { bytes: self.bytes.saturating_add(other.bytes), inodes: self.inodes.saturating_add(other.inodes) }
+impl Space {
+    fn plus(self, other: Space) -> Space {
+        Space { bytes: self.bytes.saturating_add(other.bytes), inodes: self.inodes.saturating_add(other.inodes) }
     }
 
-    fn minus(self, other: Room) -> Room {
-        Room { bytes: self.bytes.saturating_sub(other.bytes), inodes: self.inodes.saturating_sub(other.inodes) }
+    fn minus(self, other: Space) -> Space {
+        Space { bytes: self.bytes.saturating_sub(other.bytes), inodes: self.inodes.saturating_sub(other.inodes) }
     }
 
-    fn least(self, other: Room) -> Room {
-        Room { bytes: self.bytes.min(other.bytes), inodes: self.inodes.min(other.inodes) }
+    fn least(self, other: Space) -> Space {
+        Space { bytes: self.bytes.min(other.bytes), inodes: self.inodes.min(other.inodes) }
     }
 
-    fn holds(self, other: Room) -> bool {
+    fn holds(self, other: Space) -> bool {
         self.bytes >= other.bytes && self.inodes >= other.inodes
     }
 
-    fn half(self) -> Room {
-        Room { bytes: self.bytes / 2, inodes: self.inodes / 2 }
+    fn half(self) -> Space {
+        Space { bytes: self.bytes / 2, inodes: self.inodes / 2 }
     }
 
     pub(crate) fn is_none(self) -> bool {
-        self == Room::default()
+        self == Space::default()
     }
 }
 
 /// How full the volume is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill {
-    pub(crate) limit: Room,
-    pub(crate) used: Room,
+    pub(crate) limit: Space,
+    pub(crate) used: Space,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Quota {
-    reserved: HashMap<SessionId, Room>,
-    total: Room,
+    reserved: HashMap<SessionId, Space>,
+    total: Space,
 }
 
 impl Quota {
-    pub(crate) fn free(&self, fill: Fill) -> Room {
+    pub(crate) fn free(&self, fill: Fill) -> Space {
         fill.limit.minus(fill.used).minus(self.total)
     }
 
     /// Whether so much could be set aside if the disk had it.
-    pub(crate) fn fits(&self, needed: Room, fill: Fill) -> bool {
+    pub(crate) fn fits(&self, needed: Space, fill: Fill) -> bool {
         self.free(fill).holds(needed)
     }
 
-    pub(crate) fn of(&self, session: SessionId) -> Room {
+    pub(crate) fn of(&self, session: SessionId) -> Space {
         self.reserved.get(&session).copied().unwrap_or_default()
     }
 
     /// What a buffered change of `session` may add.
-    pub(crate) fn headroom(&self, session: SessionId, fill: Fill) -> Room {
+    pub(crate) fn headroom(&self, session: SessionId, fill: Fill) -> Space {
         self.free(fill).plus(self.of(session))
     }
 
@@ -79,7 +79,7 @@ impl Quota {
 
     /// Sets room aside: `None` if there is less than `needed`; otherwise that and, of what is free beyond it, up to
     /// half of what is `wanted`, so that others find some too.
-    pub(crate) fn reserve(&mut self, session: SessionId, needed: Room, wanted: Room, fill: Fill) -> Option<Room> {
+    pub(crate) fn reserve(&mut self, session: SessionId, needed: Space, wanted: Space, fill: Fill) -> Option<Space> {
         let free = self.free(fill);
         if !free.holds(needed) {
             return None;
@@ -91,26 +91,26 @@ impl Quota {
     }
 
     /// Room that `session` does not need.
-    pub(crate) fn give_back(&mut self, session: SessionId, room: Room) {
-        self.set(session, self.of(session).minus(room));
+    pub(crate) fn give_back(&mut self, session: SessionId, amount: Space) {
+        self.set(session, self.of(session).minus(amount));
     }
 
     /// A buffered change of `session` has added this much.
-    pub(crate) fn draw(&mut self, session: SessionId, added: Room) {
+    pub(crate) fn draw(&mut self, session: SessionId, added: Space) {
         self.give_back(session, added);
     }
 
     pub(crate) fn remove(&mut self, session: SessionId) {
-        self.set(session, Room::default());
+        self.set(session, Space::default());
     }
 
-    fn set(&mut self, session: SessionId, room: Room) {
+    fn set(&mut self, session: SessionId, amount: Space) {
         let before = self.of(session);
-        self.total = self.total.minus(before).plus(room);
-        if room.is_none() {
+        self.total = self.total.minus(before).plus(amount);
+        if amount.is_none() {
             self.reserved.remove(&session);
         } else {
-            self.reserved.insert(session, room);
+            self.reserved.insert(session, amount);
         }
     }
 }
@@ -121,8 +121,8 @@ mod tests {
 
     use super::*;
 
-    fn bytes(bytes: u64) -> Room {
-        Room { bytes, inodes: 0 }
+    fn bytes(bytes: u64) -> Space {
+        Space { bytes, inodes: 0 }
     }
 
     #[derive(Clone, Debug)]

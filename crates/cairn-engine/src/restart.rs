@@ -23,7 +23,7 @@ use crate::{Inner, Reply};
 const REPLAYS_MAX: usize = 1_000_000;
 
 /// One message of [`cairn_wire::Request::Reclaim`].
-pub(crate) struct Claim {
+pub(crate) struct Reclaim {
     pub(crate) leases: Vec<(Ino, LeaseMode)>,
     pub(crate) open: Vec<Ino>,
     pub(crate) locks: Vec<FileLock>,
@@ -33,7 +33,7 @@ pub(crate) struct Claim {
 
 /// What a session has told so far.
 #[derive(Debug, Default)]
-struct Claims {
+struct Reclaimed {
     grants: Vec<Grant>,
     replay: Vec<Replay>,
     complete: bool,
@@ -43,7 +43,7 @@ struct Claims {
 #[derive(Debug, Default)]
 struct State {
     /// Sessions that may still come back, with what they have told.
-    awaited: BTreeMap<SessionId, Claims>,
+    awaited: BTreeMap<SessionId, Reclaimed>,
 }
 
 /// Leases that stand, and changes that were sent again.
@@ -61,7 +61,7 @@ pub(crate) struct Restart {
 impl Restart {
     /// Waits for `sessions`; is over at once if there are none.
     pub(crate) fn new(sessions: impl Iterator<Item = SessionId>) -> Self {
-        let awaited: BTreeMap<SessionId, Claims> = sessions.map(|session| (session, Claims::default())).collect();
+        let awaited: BTreeMap<SessionId, Reclaimed> = sessions.map(|session| (session, Reclaimed::default())).collect();
         Restart { state: Mutex::new(State { awaited }), over: watch::Sender::new(false), again: Mutex::default() }
     }
 
@@ -76,19 +76,19 @@ impl Restart {
     }
 
     fn all_back(&self) -> bool {
-        self.state.lock().awaited.values().all(|claims| claims.complete)
+        self.state.lock().awaited.values().all(|reclaimed| reclaimed.complete)
     }
 
     /// The session has come back and said everything; it is yet to be acted upon.
     pub(crate) fn has_told_all(&self, session: SessionId) -> bool {
-        self.state.lock().awaited.get(&session).is_some_and(|claims| claims.complete)
+        self.state.lock().awaited.get(&session).is_some_and(|reclaimed| reclaimed.complete)
     }
 
     /// A session that comes back tells everything from the start.
     pub(crate) fn begin_again(&self, session: SessionId) {
         self.again.lock().remove(&session);
-        if let Some(claims) = self.state.lock().awaited.get_mut(&session) {
-            *claims = Claims::default();
+        if let Some(reclaimed) = self.state.lock().awaited.get_mut(&session) {
+            *reclaimed = Reclaimed::default();
         }
     }
 
@@ -108,26 +108,26 @@ impl Inner {
         while !self.restart.all_back() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(TICK).await;
         }
-        let claims = {
+        let reclaimed = {
             let mut state = self.restart.state.lock();
             std::mem::take(&mut state.awaited)
         };
-        let awaited = claims.len();
+        let awaited = reclaimed.len();
         let (back, lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            claims.into_iter().partition(|(_, claims)| claims.complete);
+            reclaimed.into_iter().partition(|(_, reclaimed)| reclaimed.complete);
         for session in lost.keys() {
             self.finish(*session, "it did not come back after the server was restarted");
         }
         let mut answers: HashMap<SessionId, oneshot::Sender<Vec<Applied>>> = HashMap::new();
         let mut changes = Vec::new();
         let mut returned = Vec::new();
-        for (session, claims) in back {
+        for (session, reclaimed) in back {
             returned.push(session);
             if let Some(found) = self.sessions.get(session) {
                 found.set_stage(Stage::Live);
             }
-            answers.extend(claims.answer.map(|answer| (session, answer)));
-            changes.extend(claims.replay.into_iter().map(|replay| (session, replay)));
+            answers.extend(reclaimed.answer.map(|answer| (session, answer)));
+            changes.extend(reclaimed.replay.into_iter().map(|replay| (session, replay)));
         }
         let replayed = changes.len();
         let inner = Arc::clone(&self);
@@ -235,8 +235,8 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn reclaim(self: &Arc<Self>, session: SessionId, claim: Claim) -> Reply {
-        let Claim { leases, open, locks, replay, complete } = claim;
+    pub(crate) async fn reclaim(self: &Arc<Self>, session: SessionId, message: Reclaim) -> Reply {
+        let Reclaim { leases, open, locks, replay, complete } = message;
         for ino in open {
             self.open_files.declare(session, ino);
         }
@@ -251,10 +251,10 @@ impl Inner {
         let waiting = {
             let mut state = self.restart.state.lock();
             match state.awaited.get_mut(&session) {
-                Some(claims) => {
-                    claims.grants.extend(granted);
-                    claims.replay.extend(replay);
-                    if claims.replay.len() > REPLAYS_MAX {
+                Some(reclaimed) => {
+                    reclaimed.grants.extend(granted);
+                    reclaimed.replay.extend(replay);
+                    if reclaimed.replay.len() > REPLAYS_MAX {
                         let message = "more changes are sent again than a session can have".to_owned();
                         return Err(Failure { errno: Errno::EINVAL, message });
                     }
@@ -262,9 +262,9 @@ impl Inner {
                         return Ok((Answer::Done, Vec::new()));
                     }
                     let (sender, receiver) = oneshot::channel();
-                    claims.complete = true;
-                    claims.answer = Some(sender);
-                    Ok((receiver, std::mem::take(&mut claims.grants)))
+                    reclaimed.complete = true;
+                    reclaimed.answer = Some(sender);
+                    Ok((receiver, std::mem::take(&mut reclaimed.grants)))
                 }
                 None => Err((granted, replay)),
             }

@@ -13,14 +13,14 @@ use crate::SOFTWARE;
 use crate::catalogue::{CatalogueError, NewVolume};
 use crate::checks::CheckError;
 use crate::keys::{Access, KeyError};
-use crate::server::Shared;
+use crate::server::ServerState;
 
 /// Does what is asked, or says why not.
-pub(crate) async fn answer(shared: &Arc<Shared>, access: &Access, request: AdminRequest) -> Response {
+pub(crate) async fn answer(shared: &Arc<ServerState>, access: &Access, request: AdminRequest) -> Response {
     dispatch(shared, access, request).await.map(Answer::Admin)
 }
 
-async fn dispatch(shared: &Arc<Shared>, access: &Access, request: AdminRequest) -> Result<AdminReply, Failure> {
+async fn dispatch(shared: &Arc<ServerState>, access: &Access, request: AdminRequest) -> Result<AdminReply, Failure> {
     let catalogue = &shared.catalogue;
     let looks_only = matches!(request, AdminRequest::VolumeList | AdminRequest::VolumeShow { .. });
     if !access.is_admin() && !looks_only {
@@ -77,7 +77,7 @@ async fn dispatch(shared: &Arc<Shared>, access: &Access, request: AdminRequest) 
     })
 }
 
-async fn status(shared: &Shared) -> ServerStatus {
+async fn status(shared: &ServerState) -> ServerStatus {
     ServerStatus {
         software: SOFTWARE.to_owned(),
         uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -30,7 +30,7 @@ use crate::handover::{self, HandoverEnd};
 use crate::keys::Access;
 use crate::link::{LinkReader, LinkWriter, ReadError};
 use crate::metrics::RequestKind;
-use crate::server::Shared;
+use crate::server::ServerState;
 use crate::stream::{ReadHalf, WriteHalf};
 
 /// Bytes in flight are counted in units of so many, because a semaphore counts in 32 bits.
@@ -42,7 +42,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends. `deadline` is when the greeting must be over.
 pub(crate) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     (read, write): (ReadHalf, WriteHalf),
     mut registration: Registration,
     mut peer: Peer,
@@ -89,7 +89,7 @@ impl From<Ending> for End {
 }
 
 /// Logs the end as loudly as it deserves, and counts it.
-fn report(shared: &Shared, peer: &Peer, end: &End) {
+fn report(shared: &ServerState, peer: &Peer, end: &End) {
     let counters = &shared.counters;
     match end {
         End::Read(ReadError::Frame(FrameError::Closed)) | End::ServerStops | End::Released => {
@@ -124,7 +124,7 @@ fn report(shared: &Shared, peer: &Peer, end: &End) {
 
 /// What the tasks that serve a connection's requests share.
 struct Service {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     writer: LinkWriter,
     target: Target,
     requests: Arc<Semaphore>,
@@ -142,14 +142,14 @@ enum Target {
     Admin(Access),
 }
 
-/// Room that a request takes until its answer is sent.
-struct Room {
+/// What a request takes of its connection's limits until its answer is sent.
+struct Permits {
     _request: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
 
 async fn serve(
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
     mut reader: LinkReader,
     writer: &LinkWriter,
     mut registration: Registration,
@@ -244,11 +244,11 @@ async fn read_requests(service: &Arc<Service>, reader: &mut LinkReader) -> End {
             Ok(read) => read,
             Err(error) => return End::Read(error),
         };
-        let Some(room) = make_room(service, &request, message.len() + bulk.len()).await else {
+        let Some(permits) = acquire_permits(service, &request, message.len() + bulk.len()).await else {
             return End::Released;
         };
         let shared = Arc::clone(&service.shared);
-        let serving = serve_one(Arc::clone(service), correlation, request, bulk, room);
+        let serving = serve_one(Arc::clone(service), correlation, request, bulk, permits);
         spawn_inline(&runtime, async move {
             tokio::select! {
                 biased;
@@ -260,7 +260,7 @@ async fn read_requests(service: &Arc<Service>, reader: &mut LinkReader) -> End {
 }
 
 /// Waits until the request fits beside those that are being served.
-async fn make_room(service: &Service, request: &Request, sent: usize) -> Option<Room> {
+async fn acquire_permits(service: &Service, request: &Request, sent: usize) -> Option<Permits> {
     let asked: usize = match request {
         Request::ReadBlobs(ranges) => {
             ranges.iter().fold(0usize, |sum, range| sum.saturating_add(range.length as usize))
@@ -270,19 +270,19 @@ async fn make_room(service: &Service, request: &Request, sent: usize) -> Option<
     let units = sent.saturating_add(asked).div_ceil(BYTES_UNIT).min(byte_units(&service.shared));
     let units = u32::try_from(units).unwrap_or(u32::MAX);
     // The semaphores are never closed.
-    Some(Room {
+    Some(Permits {
         _request: Arc::clone(&service.requests).acquire_owned().await.ok()?,
         _bytes: Arc::clone(&service.bytes).acquire_many_owned(units).await.ok()?,
     })
 }
 
 /// How many units a connection may have in flight; never less than one request can take.
-fn byte_units(shared: &Shared) -> usize {
+fn byte_units(shared: &ServerState) -> usize {
     let largest = FrameLimits::SESSION.message as usize + FrameLimits::SESSION.bulk as usize;
     shared.config.limits.bytes_in_flight.max(largest).div_ceil(BYTES_UNIT)
 }
 
-async fn serve_one(service: Arc<Service>, correlation: u64, request: Request, bulk: Bytes, room: Room) {
+async fn serve_one(service: Arc<Service>, correlation: u64, request: Request, bulk: Bytes, permits: Permits) {
     let kind = RequestKind::of(&request);
     let begin = std::time::Instant::now();
     let (mut response, mut bulk) = answer(&service, correlation, request, bulk).await;
@@ -309,7 +309,7 @@ async fn serve_one(service: Arc<Service>, correlation: u64, request: Request, bu
     if sent.is_err() {
         service.broken.notify_one();
     }
-    drop(room);
+    drop(permits);
 }
 
 async fn answer(service: &Service, correlation: u64, request: Request, bulk: Bytes) -> (Response, Vec<Bytes>) {

@@ -19,7 +19,7 @@ use crate::catalogue::CatalogueError;
 use crate::connections::Registration;
 use crate::keys::{Access, Keys};
 use crate::link::{LinkReader, LinkWriter, ReadError};
-use crate::server::Shared;
+use crate::server::ServerState;
 
 /// Who is at the other end, as far as the operating system says.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ pub(crate) enum GreetingError {
 
 /// Reads the greeting, answers it, and tells what the connection is for.
 pub(crate) async fn greet(
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
     reader: &mut LinkReader,
     writer: &LinkWriter,
     registration: &mut Registration,
@@ -131,7 +131,7 @@ pub(crate) async fn greet(
 }
 
 async fn decide(
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerState>,
     hello: Hello,
     registration: &Registration,
     peer: &Peer,
@@ -212,7 +212,7 @@ fn identify(keys: &Keys, key: Option<&str>, registration: &Registration, peer: &
 
 /// The volume whose session this is. Numbers of sessions are each volume's own: the secret tells which is meant.
 fn find_session(
-    shared: &Shared,
+    shared: &ServerState,
     access: &Access,
     session: SessionId,
     secret: SessionSecret,

@@ -34,7 +34,7 @@ pub use config::{Limits, ServerConfig, TlsFiles};
 pub use data_directory::DataDirectoryError;
 pub use error::ServerError;
 pub use keys::{Access, KeyError, Keys};
-pub use server::{DeletionGuard, Server, Shared};
+pub use server::{DeletionGuard, Server, ServerState};
 pub use store::StoreError;
 
 /// Name and version of this program, as peers are told.

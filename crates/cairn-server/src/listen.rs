@@ -25,7 +25,7 @@ use crate::connection;
 use crate::connections::{Overload, Registration};
 use crate::error::ServerError;
 use crate::greeting::{Peer, Trust};
-use crate::server::Shared;
+use crate::server::ServerState;
 use crate::stream::{ReadHalf, WriteHalf};
 
 /// Longest path of a Unix socket, in bytes (`sun_path` without its NUL).
@@ -88,7 +88,7 @@ pub(crate) async fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile),
 }
 
 /// Accepts connections until the server stops, then waits for those that there are.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: Listener, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn accept(shared: Arc<ServerState>, listener: Listener, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     // An error means that the server itself is gone.
     let mut stopped = pin!(async move { stopping.wait_for(|stopping| *stopping).await.is_ok() });
@@ -129,7 +129,7 @@ async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
-async fn admit(shared: &Arc<Shared>, accepted: Accepted, connections: &mut JoinSet<()>) {
+async fn admit(shared: &Arc<ServerState>, accepted: Accepted, connections: &mut JoinSet<()>) {
     let limits = &shared.config.limits;
     let address = match &accepted {
         Accepted::Tcp(_, address, _) => Some(address.ip()),
@@ -161,7 +161,7 @@ async fn turn_away(stream: impl AsyncWrite + Unpin, overload: Overload) {
 }
 
 /// Makes a connection ready, with TLS if need be, and serves it.
-async fn start(shared: Arc<Shared>, accepted: Accepted, registration: Registration) {
+async fn start(shared: Arc<ServerState>, accepted: Accepted, registration: Registration) {
     let deadline = Instant::now() + shared.config.limits.handshake;
     let (halves, peer): ((ReadHalf, WriteHalf), Peer) = match accepted {
         Accepted::Unix(stream) => {

@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::server::Shared;
+use crate::server::ServerState;
 
 const HEAD_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 16;
 
 /// Answers until the task is ended.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+pub(crate) async fn serve(shared: Arc<ServerState>, listener: TcpListener) {
     let mut answering = JoinSet::new();
     loop {
         if answering.len() >= AT_ONCE {
@@ -41,7 +41,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn answer(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
+async fn answer(shared: &ServerState, mut stream: TcpStream) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
         if head.len() > HEAD_MAX || stream.read_buf(&mut head).await? == 0 {

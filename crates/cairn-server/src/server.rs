@@ -30,7 +30,7 @@ use crate::tls;
 pub type DeletionGuard = Arc<dyn Fn(&VolumeId) -> Option<String> + Send + Sync>;
 
 /// What every connection and every face of the server works with.
-pub struct Shared {
+pub struct ServerState {
     pub(crate) config: ServerConfig,
     data: DataDirectory,
     pub(crate) boot_id: u64,
@@ -46,13 +46,13 @@ pub struct Shared {
     halt: watch::Sender<bool>,
 }
 
-impl Shared {
+impl ServerState {
     /// The volumes.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
     }
 
-    /// The keys. Revoke one by [`Shared::revoke_key`], so that its connections end, too.
+    /// The keys. Revoke one by [`ServerState::revoke_key`], so that its connections end, too.
     pub fn keys(&self) -> &Arc<Keys> {
         &self.keys
     }
@@ -151,7 +151,7 @@ const RELEASE_LOOK: Duration = Duration::from_millis(2);
 
 /// A server that listens. Dropping it without [`Server::shutdown`] ends it at once, as a crash would.
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     stopping: watch::Sender<bool>,
@@ -198,7 +198,7 @@ impl Server {
         };
         let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
 
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerState {
             config,
             data,
             boot_id: rand::random(),
@@ -237,7 +237,7 @@ impl Server {
     }
 
     /// The server's parts, for other faces than the wire's.
-    pub fn shared(&self) -> &Arc<Shared> {
+    pub fn state(&self) -> &Arc<ServerState> {
         &self.shared
     }
 

@@ -43,7 +43,7 @@ impl World {
                 chunk_size: 1 << 20,
                 profile: cairn_types::Profile::default(),
             };
-            server.shared().catalogue().create(wanted).await.expect("volume");
+            server.state().catalogue().create(wanted).await.expect("volume");
             server
         });
         World { runtime, server: Some(server), config, folder }

@@ -8,7 +8,7 @@ use cairn_types::{Attr, AttrChange, Errno, Ino, LeaseMode, MetaOp, Timestamp};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
-use super::Shared;
+use super::Mount;
 use super::core::{stale, unfitting};
 use crate::api::{AttrReply, Handle};
 use crate::error::FsResult;
@@ -17,7 +17,7 @@ use crate::node::{FileState, Node, NodeState};
 /// `relatime`: an access time older than this is renewed in any case.
 const ACCESS_TIME_AGE: i64 = 24 * 60 * 60;
 
-impl Shared {
+impl Mount {
     pub(crate) async fn getattr(self: &Arc<Self>, ino: Ino) -> FsResult<AttrReply> {
         self.current_attr(ino).await
     }
@@ -29,7 +29,7 @@ impl Shared {
         handle: Option<Handle>,
     ) -> FsResult<AttrReply> {
         self.writable()?;
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         if let Some(attr) = change_gone(&mut node.lock(), &change) {
             return Ok(AttrReply { attr, ttl: Duration::ZERO });
         }
@@ -41,14 +41,14 @@ impl Shared {
                 return Err(Errno::EFBIG.into());
             }
             // What was written before must not be applied after: it would bring back what is cut off.
-            self.flush_node(&node).await?;
+            self.writeback.flush_node(&node).await?;
             self.take_error_of(&node, handle)?;
         } else if change.mtime.is_some() {
             self.supersede_mtime(&node, change.mtime).await;
         }
         if change.atime.is_some() {
             node.lock().clear_access_time();
-            let _nothing_older_under_way = self.writeback.access_times.lock().await;
+            self.writeback.await_access_times().await;
         }
         let op = MetaOp::SetAttr { ino, change, time: Timestamp::now() };
         let reply = match change.size {
@@ -66,7 +66,7 @@ impl Shared {
 
     /// What to say of a node after an own change: a recall that came meanwhile takes the time to live, not the content.
     fn told_own(&self, node: &Node, attr: &Attr) -> AttrReply {
-        let mut reply = self.told(node, attr);
+        let mut reply = self.nodes.told(node, attr);
         if let Some(view) = node.lock().view()
             && reply.ttl == Duration::ZERO
         {
@@ -112,7 +112,7 @@ impl Shared {
                     (Ok(_), Some(size)) => {
                         let before = file.overlay().bytes();
                         file.overlay_mut().truncate(size);
-                        self.writeback.adjust(before, file.overlay().bytes());
+                        self.buffer.files.adjust(before, file.overlay().bytes());
                         if undisturbed {
                             file.extents_mut().truncate(size, self.chunk_size);
                         } else {
@@ -124,16 +124,16 @@ impl Shared {
                     (Err(_), _) => {}
                 }
             }
-            self.redraw(&mut state, 0);
+            self.space.return_unneeded(&mut state, 0);
         }
         drop(guard);
         outcome
     }
 
     pub(crate) async fn readlink(self: &Arc<Self>, ino: Ino) -> FsResult<Bytes> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let reply = self.query(Query::ReadLink { ino }, &[&node]).await.map_err(stale)?;
-        self.absorb(&reply.grants, &[]);
+        self.nodes.absorb(&reply.grants, &[]);
         let QueryAnswer::Bytes(target) = reply.answer else { return unfitting(&reply.answer) };
         self.note_access(&node);
         Ok(target)
@@ -160,7 +160,7 @@ impl Shared {
         }
         state.set_access_time(Timestamp::now());
         drop(state);
-        self.access_times.lock().push(node.ino);
+        self.writeback.note_access(node.ino);
     }
 }
 

@@ -6,24 +6,22 @@
 //! made last; the journal is entered while they are.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{
-    Acl, Attr, AttrChange, AttrFlags, FileKind, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp, XattrMode, acl,
-    limits,
+    Acl, Attr, AttrChange, AttrFlags, FileKind, LeaseMode, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp,
+    XattrMode, acl, limits,
 };
 use parking_lot::MutexGuard;
 
-use super::Shared;
+use super::Mount;
 use crate::api::{AttrReply, Caller, Entry};
 use crate::error::FsResult;
 use crate::node::directory::{Cached, Link};
-use crate::node::{FileState, Node, NodeState, Place};
-use crate::overlay::Freeze;
-use crate::stats::add;
-use crate::writeback::flush::{Claim, claim_locked};
-use crate::writeback::journal;
+use crate::node::{FileState, Life, Node, NodeState, Place};
+use crate::writeback::Bringing;
 
 /// Buffered content up to this many bytes goes along with a rename; more is sent before it.
 const BROUGHT_MAX: u64 = 1024 * 1024;
@@ -52,6 +50,12 @@ impl<'node> Locked<'node> {
 
     fn nodes(&self) -> Vec<Arc<Node>> {
         self.guards.iter().map(|(node, _)| Arc::clone(node)).collect()
+    }
+
+    /// One of them, for its content to go along with the change.
+    fn bringing(&mut self, node: &Arc<Node>) -> Option<Bringing<'_>> {
+        let (node, state) = self.guards.iter_mut().find(|(locked, _)| locked.ino == node.ino)?;
+        Some(Bringing { node, state })
     }
 
     /// Counts a change of all of them.
@@ -92,18 +96,13 @@ fn may_go(state: &NodeState) -> bool {
     state.lease().is_since_birth() || state.file().is_none_or(FileState::is_flushed)
 }
 
-impl Shared {
-    fn enter(&self, op: MetaOp, nodes: Vec<Arc<Node>>, makes_node: bool, content: Option<Claim>, generation: u64) {
-        add(&self.counters.changed_here, 1);
-        self.journal.enter(journal::Entry {
-            op: Some(op),
-            nodes,
-            makes_node,
-            content,
-            generation,
-            reply: None,
-            durable: None,
-        });
+impl Mount {
+    /// Whether what is said here of a node may be changed ahead of the server.
+    fn may_change_here(&self, state: &NodeState) -> bool {
+        self.nodes.usable(state, LeaseMode::Exclusive)
+            && !state.is_recalled()
+            && state.life() == Life::Named
+            && !self.closing.load(Ordering::Relaxed)
     }
 
     fn can_make(&self, directory: &NodeState, name: &Name) -> bool {
@@ -120,30 +119,30 @@ impl Shared {
         new: &NewNode,
         mode: u32,
     ) -> FsResult<Option<Entry>> {
-        let directory = self.table.get_or_insert(parent);
+        let directory = self.nodes.table.get_or_insert(parent);
         if !self.can_make(&directory.lock(), name)
             || matches!(new, NewNode::Symlink(target) if target.is_empty() || target.len() > limits::SYMLINK_MAX)
         {
             return Ok(None);
         }
-        self.wait_for_journal_space().await?;
-        if !self.draw_node().await? {
+        self.journal.wait_for_space().await?;
+        if !self.reserve_node().await? {
             return Ok(None);
         }
         let generation = self.session.generation();
         let ino = match self.session.new_ino().await {
             Ok(ino) => ino,
             Err(errno) => {
-                self.room.settle_node(false);
+                self.space.release_node(false);
                 return Err(errno);
             }
         };
-        let made = self.table.get_or_insert(ino);
+        let made = self.nodes.table.get_or_insert(ino);
         let maker = Maker { mode, umask: caller.umask, uid: caller.uid, gid: caller.gid, time: Timestamp::now() };
         let (attr, entry_ttl) = {
             let mut state = directory.lock();
             let Some(parent_attr) = state.attr().filter(|_| self.can_make(&state, name)) else {
-                self.room.settle_node(false);
+                self.space.release_node(false);
                 return Ok(None);
             };
             let attr = parent_attr.born_here(ino, new, &maker, false);
@@ -162,10 +161,10 @@ impl Shared {
                 gid: caller.gid,
                 time: maker.time,
             };
-            self.enter(op, vec![Arc::clone(&directory), Arc::clone(&made)], true, None, generation);
-            (attr, self.entry_time_to_live(&state))
+            self.journal.enter(op, vec![Arc::clone(&directory), Arc::clone(&made)], generation, None);
+            (attr, self.nodes.entry_time_to_live(&state))
         };
-        Ok(Some(self.entry(&attr, entry_ttl)))
+        Ok(Some(self.nodes.entry(&attr, entry_ttl)))
     }
 
     pub(super) async fn unlink_here(
@@ -174,7 +173,7 @@ impl Shared {
         name: &Name,
         target: &Arc<Node>,
     ) -> FsResult<bool> {
-        self.wait_for_journal_space().await?;
+        self.journal.wait_for_space().await?;
         let generation = self.session.generation();
         let time = Timestamp::now();
         let last = {
@@ -196,7 +195,7 @@ impl Shared {
             }
             let last = locked.get(target).is_some_and(|state| unlink(state, keep, time));
             let op = MetaOp::Unlink { parent: directory.ino, name: name.clone(), keep, time };
-            self.enter(op, locked.nodes(), false, None, generation);
+            self.journal.enter(op, locked.nodes(), generation, None);
             last
         };
         if last {
@@ -218,7 +217,7 @@ impl Shared {
         name: &Name,
         target: &Arc<Node>,
     ) -> FsResult<bool> {
-        self.wait_for_journal_space().await?;
+        self.journal.wait_for_space().await?;
         let generation = self.session.generation();
         let time = Timestamp::now();
         let mut locked = Locked::new(&[directory, target]);
@@ -240,7 +239,7 @@ impl Shared {
             remove_directory(state, time);
         }
         let op = MetaOp::Rmdir { parent: directory.ino, name: name.clone(), time };
-        self.enter(op, locked.nodes(), false, None, generation);
+        self.journal.enter(op, locked.nodes(), generation, None);
         drop(locked);
         self.let_go(target);
         Ok(true)
@@ -249,15 +248,15 @@ impl Shared {
     /// Sends content beforehand that cannot go along with a new name of its file.
     async fn send_unbringable(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
         let flush = node.lock().file().is_some_and(|file| !can_be_brought(file));
-        if flush { self.flush_node(node).await } else { Ok(()) }
+        if flush { self.writeback.flush_node(node).await } else { Ok(()) }
     }
 
-    /// The content that a file which gets a new name must bring along. `Err` if that cannot be.
-    fn content_to_bring(node: &Arc<Node>, state: &mut NodeState) -> Result<Option<Claim>, ()> {
+    /// Whether a file that gets a new name must bring its content along. `None` if that cannot be.
+    fn must_bring(state: &NodeState) -> Option<bool> {
         match state.file() {
-            Some(file) if !can_be_brought(file) => Err(()),
-            Some(file) if !file.is_clean() => claim_locked(node, state, Freeze::All).map(Some).ok_or(()),
-            _ => Ok(None),
+            Some(file) if !can_be_brought(file) => None,
+            Some(file) => Some(!file.is_clean()),
+            None => Some(false),
         }
     }
 
@@ -269,7 +268,7 @@ impl Shared {
         target: Option<&Arc<Node>>,
         mode: RenameMode,
     ) -> FsResult<bool> {
-        self.wait_for_journal_space().await?;
+        self.journal.wait_for_space().await?;
         self.send_unbringable(source).await?;
         let generation = self.session.generation();
         let time = Timestamp::now();
@@ -300,7 +299,7 @@ impl Shared {
             return Ok(false);
         }
         let Some(state) = locked.get(source) else { return Ok(false) };
-        let Ok(content) = Self::content_to_bring(source, state) else { return Ok(false) };
+        let Some(brings) = Self::must_bring(state) else { return Ok(false) };
         locked.begin_change();
         if let Some(state) = locked.get(source) {
             state.alter_attr(|attr| attr.ctime = time);
@@ -336,7 +335,8 @@ impl Shared {
             keep,
             time,
         };
-        self.enter(op, locked.nodes(), false, content, generation);
+        let nodes = locked.nodes();
+        self.journal.enter(op, nodes, generation, locked.bringing(source).filter(|_| brings));
         drop(locked);
         if let Some(target) = target.filter(|_| gone) {
             self.let_go(target);
@@ -350,7 +350,7 @@ impl Shared {
         directory: &Arc<Node>,
         name: &Name,
     ) -> FsResult<Option<Entry>> {
-        self.wait_for_journal_space().await?;
+        self.journal.wait_for_space().await?;
         self.send_unbringable(node).await?;
         let generation = self.session.generation();
         let time = Timestamp::now();
@@ -364,7 +364,7 @@ impl Shared {
             let Some(state) = locked.get(node) else { return Ok(None) };
             let linkable = |attr: &Attr| (1..limits::LINK_MAX).contains(&attr.nlink) && !attr.is_dir();
             let Some(mut attr) = state.attr().copied().filter(linkable) else { return Ok(None) };
-            let Ok(content) = Self::content_to_bring(node, state) else { return Ok(None) };
+            let Some(brings) = Self::must_bring(state) else { return Ok(None) };
             attr.nlink += 1;
             attr.ctime = time;
             locked.begin_change();
@@ -376,13 +376,14 @@ impl Shared {
             if let Some(parent) = locked.get(directory) {
                 parent.alter_attr(|attr| attr.add_entry(FileKind::Regular, time));
                 change_name(parent, name, Some(Link { ino: node.ino, kind: attr.kind }));
-                entry_ttl = self.entry_time_to_live(parent);
+                entry_ttl = self.nodes.entry_time_to_live(parent);
             }
             let op = MetaOp::Link { ino: node.ino, parent: directory.ino, name: name.clone(), time };
-            self.enter(op, locked.nodes(), false, content, generation);
+            let nodes = locked.nodes();
+            self.journal.enter(op, nodes, generation, locked.bringing(node).filter(|_| brings));
             (attr, entry_ttl)
         };
-        Ok(Some(self.entry(&attr, entry_ttl)))
+        Ok(Some(self.nodes.entry(&attr, entry_ttl)))
     }
 
     /// `chmod`, `chown` and `utimens`.
@@ -402,7 +403,7 @@ impl Shared {
         if !fits(&node.lock()) {
             return Ok(None);
         }
-        self.wait_for_journal_space().await?;
+        self.journal.wait_for_space().await?;
         if change.mtime.is_some() {
             self.supersede_mtime(node, change.mtime).await;
         }
@@ -426,8 +427,8 @@ impl Shared {
             state.clear_access_time();
         }
         let op = MetaOp::SetAttr { ino: node.ino, change: *change, time };
-        self.enter(op, vec![Arc::clone(node)], false, None, generation);
-        let reply = state.view().map(|attr| AttrReply { attr, ttl: self.time_to_live(&state) });
+        self.journal.enter(op, vec![Arc::clone(node)], generation, None);
+        let reply = state.view().map(|attr| AttrReply { attr, ttl: self.nodes.time_to_live(&state) });
         drop(state);
         Ok(reply)
     }
@@ -454,7 +455,7 @@ impl Shared {
         if !shows_in_mode || !fits(&node.lock()) {
             return Ok(false);
         }
-        self.wait_for_journal_space().await?;
+        self.journal.wait_for_space().await?;
         let generation = self.session.generation();
         let time = Timestamp::now();
         let mut state = node.lock();
@@ -470,7 +471,7 @@ impl Shared {
             state.alter_attr(|known| *known = attr);
             let op =
                 MetaOp::SetXattr { ino: node.ino, name: name.clone(), value: value.clone(), mode, clear_set_gid, time };
-            self.enter(op, vec![Arc::clone(node)], false, None, generation);
+            self.journal.enter(op, vec![Arc::clone(node)], generation, None);
         }
         Ok(true)
     }

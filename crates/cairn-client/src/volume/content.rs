@@ -6,12 +6,12 @@ use cairn_types::{AllocateMode, Errno, Ino, MetaOp, Timestamp};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
-use super::Shared;
+use super::Mount;
 use super::core::unfitting;
 use crate::api::{CopyTarget, Handle, SeekTarget};
 use crate::error::FsResult;
 
-impl Shared {
+impl Mount {
     pub(crate) async fn allocate(
         self: &Arc<Self>,
         ino: Ino,
@@ -29,8 +29,8 @@ impl Shared {
         if end > self.file_size_max() {
             return Err(Errno::EFBIG.into());
         }
-        let node = self.table.get_or_insert(ino);
-        self.flush_node(&node).await?;
+        let node = self.nodes.table.get_or_insert(ino);
+        self.writeback.flush_node(&node).await?;
         self.take_error_of(&node, handle)?;
         let time = Timestamp::now();
         let op = MetaOp::Allocate { ino, mode, offset, length, kill_privileges, time };
@@ -54,25 +54,25 @@ impl Shared {
         if target_offset.checked_add(length).is_none_or(|end| end > self.file_size_max()) {
             return Err(Errno::EFBIG.into());
         }
-        let from = self.table.get_or_insert(source);
-        let to = self.table.get_or_insert(target);
-        self.flush_node(&from).await?;
-        self.flush_node(&to).await?;
+        let from = self.nodes.table.get_or_insert(source);
+        let to = self.nodes.table.get_or_insert(target);
+        self.writeback.flush_node(&from).await?;
+        self.writeback.flush_node(&to).await?;
         self.take_error_of(&to, handle)?;
         let time = Timestamp::now();
         let op = MetaOp::CopyRange { source, source_offset, target, target_offset, length, kill_privileges, time };
-        self.settle(&[&from]).await?;
+        self.journal.flush_changes_of(&[&from]).await?;
         let _waiting = from.wait_for_server();
         let reply = self.call_on_content(op, &to, None).await?;
         Ok(reply.value)
     }
 
     pub(crate) async fn seek(self: &Arc<Self>, ino: Ino, offset: u64, target: SeekTarget) -> FsResult<u64> {
-        let node = self.table.get_or_insert(ino);
-        self.flush_node(&node).await?;
+        let node = self.nodes.table.get_or_insert(ino);
+        self.writeback.flush_node(&node).await?;
         let hole = target == SeekTarget::Hole;
         let reply = self.query(Query::Seek { ino, offset, hole }, &[&node]).await?;
-        self.absorb(&reply.grants, &[]);
+        self.nodes.absorb(&reply.grants, &[]);
         match reply.answer {
             QueryAnswer::Offset(offset) => Ok(offset),
             other => unfitting(&other),

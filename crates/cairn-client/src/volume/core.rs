@@ -1,18 +1,18 @@
 //! What operations have in common: asking, changing, holding leases, and how long the kernel may rely on an answer.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cairn_types::{Attr, Errno, Ino, LeaseMode, MetaOp, OpReply};
-use cairn_wire::message::{Grant, ListEntry, QueryAnswer};
+use cairn_types::{Errno, Ino, LeaseMode, MetaOp, OpReply};
+use cairn_wire::message::QueryAnswer;
 use cairn_wire::{Query, QueryReply};
 
-use super::Shared;
-use crate::api::{AttrReply, Entry};
+use super::Mount;
+use crate::api::AttrReply;
 use crate::error::{Error, FsResult};
-use crate::node::{Life, Node, NodeState};
+use crate::node::{Life, Node};
 use crate::stats::add;
+use crate::timer::sleep;
 
 /// How long an operation tries to get a lease that others keep taking away.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(30);
@@ -31,48 +31,20 @@ pub(crate) fn stale(error: Error) -> Error {
     if error == Errno::ENOENT { Errno::ESTALE.into() } else { error }
 }
 
-impl Shared {
-    /// A timer that may be made on any thread.
-    pub(crate) fn sleep(&self, time: Duration) -> tokio::time::Sleep {
-        let _context = self.runtime.enter();
-        tokio::time::sleep(time)
-    }
-
+impl Mount {
     /// Fails with `EROFS` on a mount that is read-only.
     pub(crate) fn writable(&self) -> FsResult<()> {
         if self.options.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
     }
 
-    /// Whether what `state` holds under `mode` may be answered from here now.
-    pub(crate) fn usable(&self, state: &NodeState, mode: LeaseMode) -> bool {
-        state.holds(mode) && self.session.leases_valid()
-    }
-
-    /// For how long the kernel may keep what is said of a node.
-    pub(crate) fn time_to_live(&self, state: &NodeState) -> Duration {
-        if state.covers(LeaseMode::Shared) && !state.is_recalled() {
-            self.session.lease_time_left().unwrap_or_default()
-        } else {
-            Duration::ZERO
-        }
-    }
-
-    /// As [`Shared::time_to_live`], for the names in a directory.
-    pub(crate) fn entry_time_to_live(&self, directory: &NodeState) -> Duration {
-        match self.kernel.get() {
-            Some(kernel) if kernel.can_expire_entries() => self.time_to_live(directory),
-            _ => Duration::ZERO,
-        }
-    }
-
     /// Asks about `nodes`, which count as waiting meanwhile. What was changed of them here is at the server before.
     pub(crate) async fn query(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
-        self.settle(nodes).await?;
-        self.query_unsettled(query, nodes).await
+        self.journal.flush_changes_of(nodes).await?;
+        self.query_ahead(query, nodes).await
     }
 
-    /// As [`Shared::query`], for what buffered changes of the nodes have nothing to do with.
-    pub(crate) async fn query_unsettled(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
+    /// As [`Mount::query`], for what buffered changes of the nodes have nothing to do with.
+    pub(crate) async fn query_ahead(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
         add(&self.counters.queries, 1);
         let _waiting: Vec<_> = nodes.iter().map(|node| node.wait_for_server()).collect();
         self.session.query(query).await
@@ -80,48 +52,12 @@ impl Shared {
 
     /// Makes a change that touches `nodes` and takes over what the answer tells.
     pub(crate) async fn call(&self, op: MetaOp, nodes: &[&Arc<Node>]) -> FsResult<OpReply> {
-        self.settle(nodes).await?;
+        self.journal.flush_changes_of(nodes).await?;
         add(&self.counters.calls, 1);
         let _waiting: Vec<_> = nodes.iter().map(|node| node.wait_for_server()).collect();
         let (reply, grants) = self.session.call(op).await?;
-        self.absorb(&grants, &reply.attrs);
+        self.nodes.absorb(&grants, &reply.attrs);
         Ok(reply)
-    }
-
-    /// Takes over leases and attributes that came with one answer.
-    pub(crate) fn absorb(&self, grants: &[Grant], attrs: &[Attr]) {
-        // Listings bring a thousand of each.
-        let told: HashMap<Ino, &Attr> = attrs.iter().map(|attr| (attr.ino, attr)).collect();
-        let mut granted = HashSet::with_capacity(grants.len());
-        for grant in grants {
-            let node = self.table.get_or_insert(grant.ino);
-            let mut state = node.lock();
-            let stands = state.grant(*grant);
-            if let Some(attr) = told.get(&grant.ino) {
-                state.learn_attr(attr, stands, self.chunk_size);
-            }
-            granted.insert(grant.ino);
-        }
-        for attr in attrs.iter().filter(|attr| !granted.contains(&attr.ino)) {
-            if let Some(node) = self.table.get(attr.ino) {
-                node.lock().learn_attr(attr, false, self.chunk_size);
-            }
-        }
-    }
-
-    /// Takes over the nodes of a listing.
-    pub(crate) fn absorb_listed(&self, directory: Ino, grants: &[Grant], entries: &mut [ListEntry]) {
-        let attrs: Vec<Attr> = entries.iter().filter_map(|entry| entry.attr).collect();
-        self.absorb(grants, &attrs);
-        for entry in entries {
-            if let (Some(attr), Some(node)) = (&entry.attr, self.table.get(entry.ino)) {
-                let mut state = node.lock();
-                if let Some(content) = entry.content.take() {
-                    state.learn_small_content(attr, content);
-                }
-                state.set_first_place(directory, &entry.name);
-            }
-        }
     }
 
     /// Waits until no recall of the node is being answered: what is asked meanwhile would be void.
@@ -131,7 +67,7 @@ impl Shared {
         }
         // The recall must not wait for the kernel while the kernel waits for this request.
         let _waiting = node.wait_for_server();
-        let limit = self.sleep(RECALL_LIMIT);
+        let limit = sleep(&self.runtime, RECALL_LIMIT);
         tokio::pin!(limit);
         loop {
             let changed = node.changed.notified();
@@ -149,7 +85,7 @@ impl Shared {
 
     /// The node, with a lease of at least `mode` at the moment of return. `ESTALE` if it is known to be gone.
     pub(crate) async fn acquire(&self, ino: Ino, mode: LeaseMode) -> FsResult<Arc<Node>> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let begun = Instant::now();
         let mut attempts = 0u32;
         loop {
@@ -158,7 +94,7 @@ impl Shared {
                 if state.life() == Life::Gone {
                     return Err(Errno::ESTALE.into());
                 }
-                if self.usable(&state, mode) {
+                if self.nodes.usable(&state, mode) {
                     drop(state);
                     return Ok(node);
                 }
@@ -167,29 +103,29 @@ impl Shared {
                 return Err(Errno::ETIMEDOUT.into());
             }
             if attempts > 0 {
-                self.sleep(Duration::from_millis(u64::from(attempts.min(20)))).await;
+                sleep(&self.runtime, Duration::from_millis(u64::from(attempts.min(20)))).await;
             }
             attempts += 1;
             self.await_recall(&node).await?;
             let reply = self.query(Query::Acquire { ino, mode }, &[&node]).await.map_err(stale)?;
             let QueryAnswer::Attr(attr) = reply.answer else { return unfitting(&reply.answer) };
-            self.absorb(&reply.grants, &[attr]);
+            self.nodes.absorb(&reply.grants, &[attr]);
         }
     }
 
     /// Attributes as of now, from here or from the server.
     pub(crate) async fn current_attr(&self, ino: Ino) -> FsResult<AttrReply> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         {
             let state = node.lock();
             if let Some(attr) = state.gone() {
                 return Ok(AttrReply { attr, ttl: Duration::ZERO });
             }
-            if self.usable(&state, LeaseMode::Shared)
+            if self.nodes.usable(&state, LeaseMode::Shared)
                 && let Some(attr) = state.view()
             {
                 add(&self.counters.answered_locally, 1);
-                return Ok(AttrReply { attr, ttl: self.time_to_live(&state) });
+                return Ok(AttrReply { attr, ttl: self.nodes.time_to_live(&state) });
             }
         }
         self.await_recall(&node).await?;
@@ -203,29 +139,7 @@ impl Shared {
             Err(errno) => return Err(errno),
         };
         let QueryAnswer::Attr(attr) = reply.answer else { return unfitting(&reply.answer) };
-        self.absorb(&reply.grants, &[attr]);
-        Ok(self.told(&node, &attr))
-    }
-
-    /// What to say of a node of which the server has just said `attr`: with what is buffered here, if a lease covers it.
-    pub(crate) fn told(&self, node: &Node, attr: &Attr) -> AttrReply {
-        let state = node.lock();
-        match state.view() {
-            Some(view) if self.usable(&state, LeaseMode::Shared) => {
-                AttrReply { attr: view, ttl: self.time_to_live(&state) }
-            }
-            _ => AttrReply { attr: *attr, ttl: Duration::ZERO },
-        }
-    }
-
-    /// An entry for the kernel, which counts a reference to the node.
-    pub(crate) fn entry(&self, attr: &Attr, entry_ttl: Duration) -> Entry {
-        let node = self.table.get_or_insert(attr.ino);
-        let reply = self.told(&node, attr);
-        let mut state = node.lock();
-        state.add_reference();
-        state.expect_open();
-        drop(state);
-        Entry { attr: reply.attr, attr_ttl: reply.ttl, entry_ttl }
+        self.nodes.absorb(&reply.grants, &[attr]);
+        Ok(self.nodes.told(&node, &attr))
     }
 }

@@ -11,7 +11,7 @@ use cairn_types::{Attr, Errno, FileKind, Ino, LeaseMode, Name};
 use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
 
-use super::Shared;
+use super::Mount;
 use super::core::unfitting;
 use crate::api::{DirEntry, Entry, Handle};
 use crate::error::FsResult;
@@ -86,13 +86,13 @@ impl Page {
     }
 }
 
-impl Shared {
+impl Mount {
     pub(crate) async fn open_dir(self: &Arc<Self>, ino: Ino) -> FsResult<Handle> {
-        let known = self.table.get(ino).is_some_and(|node| {
+        let known = self.nodes.table.get(ino).is_some_and(|node| {
             let state = node.lock();
             state.life() == Life::Named
                 && state.attr().is_some_and(Attr::is_dir)
-                && self.usable(&state, LeaseMode::Shared)
+                && self.nodes.usable(&state, LeaseMode::Shared)
         });
         if !known {
             let reply = self.current_attr(ino).await?;
@@ -115,7 +115,7 @@ impl Shared {
         if handle.ino != ino {
             return Err(Errno::EBADF.into());
         }
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         if node.lock().gone().is_some() {
             return Ok(Vec::new());
         }
@@ -170,7 +170,7 @@ impl Shared {
         if ino == Ino::ROOT {
             return Ok(ino);
         }
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         if let Some(parent) = self.known_parent(&node) {
             return Ok(parent);
         }
@@ -180,7 +180,7 @@ impl Shared {
             Err(error) if error == Errno::ENOENT || error == Errno::ESTALE => return Ok(ino),
             Err(errno) => return Err(errno),
         };
-        self.absorb(&reply.grants, &[]);
+        self.nodes.absorb(&reply.grants, &[]);
         match reply.answer {
             QueryAnswer::Parent(parent) => Ok(parent),
             other => unfitting(&other),
@@ -190,10 +190,10 @@ impl Shared {
     /// The directory in which this one is known to be, under that one's lease.
     fn known_parent(&self, node: &Node) -> Option<Ino> {
         let Place { parent, name } = node.lock().place().cloned()?;
-        let parent = self.table.get(parent)?;
+        let parent = self.nodes.table.get(parent)?;
         let state = parent.lock();
         let leads_here = matches!(state.directory()?.get(&name), Cached::Present(link) if link.ino == node.ino);
-        (leads_here && self.usable(&state, LeaseMode::Shared)).then_some(parent.ino)
+        (leads_here && self.nodes.usable(&state, LeaseMode::Shared)).then_some(parent.ino)
     }
 
     /// Moves the page so that it holds `cursor`. `false` if the listing ends before it.
@@ -251,7 +251,7 @@ impl Shared {
         let query = Query::List { directory: node.ino, after, limit, attributes: with_attributes };
         let reply = self.query(query, &[node]).await?;
         let QueryAnswer::List { mut entries, complete } = reply.answer else { return unfitting(&reply.answer) };
-        self.absorb_listed(node.ino, &reply.grants, &mut entries);
+        self.nodes.absorb_listed(node.ino, &reply.grants, &mut entries);
         let entries: Vec<(Name, Link)> =
             entries.into_iter().map(|entry| (entry.name, Link { ino: entry.ino, kind: entry.kind })).collect();
         let mut state = node.lock();
@@ -274,7 +274,7 @@ impl Shared {
     pub(super) async fn learn_small_directory(self: &Arc<Self>, node: &Arc<Node>, name: &Name) -> FsResult<()> {
         let worthwhile = {
             let mut state = node.lock();
-            let entries = state.attr().filter(|_| self.usable(&state, LeaseMode::Shared)).map(|attr| attr.size);
+            let entries = state.attr().filter(|_| self.nodes.usable(&state, LeaseMode::Shared)).map(|attr| attr.size);
             let at_server = !state.is_ahead();
             match (entries, state.directory_mut()) {
                 (Some(entries), Some(cache)) => {
@@ -304,8 +304,9 @@ impl Shared {
             drop(rest);
             (entries, complete, cache.epoch())
         };
-        let known =
-            |link: &Link| self.table.get(link.ino).is_some_and(|child| self.usable(&child.lock(), LeaseMode::Shared));
+        let known = |link: &Link| {
+            self.nodes.table.get(link.ino).is_some_and(|child| self.nodes.usable(&child.lock(), LeaseMode::Shared))
+        };
         if with_attributes && !entries.iter().all(|(_, link)| known(link)) {
             return None;
         }
@@ -320,21 +321,21 @@ impl Shared {
                 return None;
             }
             match state.directory().map(|cache| cache.get(name)) {
-                Some(Cached::Present(known)) if known.ino == link.ino => self.entry_time_to_live(&state),
+                Some(Cached::Present(known)) if known.ino == link.ino => self.nodes.entry_time_to_live(&state),
                 // Not in the cache although the lease stands: the page was read before it, or too many came after.
                 Some(Cached::Unknown) => Duration::ZERO,
                 _ => return None,
             }
         };
-        let node = self.table.get(link.ino)?;
+        let node = self.nodes.table.get(link.ino)?;
         let mut state = node.lock();
-        if !self.usable(&state, LeaseMode::Shared) || state.life() != Life::Named {
+        if !self.nodes.usable(&state, LeaseMode::Shared) || state.life() != Life::Named {
             return None;
         }
         let attr = state.view()?;
         state.add_reference();
         state.set_first_place(directory.ino, name);
-        Some(Entry { attr, attr_ttl: self.time_to_live(&state), entry_ttl })
+        Some(Entry { attr, attr_ttl: self.nodes.time_to_live(&state), entry_ttl })
     }
 }
 

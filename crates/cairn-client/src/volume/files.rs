@@ -7,29 +7,30 @@ use std::time::Duration;
 use cairn_types::{Errno, FileKind, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
 use cairn_wire::message::LeaseReturn;
 
-use super::{CloseError, Shared};
+use super::{CloseError, Mount};
 use crate::api::{Handle, Opened};
 use crate::cache::disk::DiskCache;
 use crate::error::FsResult;
 use crate::node::{Life, Node, NodeState};
+use crate::timer::sleep;
 use crate::writeback::FLUSH_SOON;
 
 fn wants_to_write(open_flags: i32) -> bool {
     open_flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
-impl Shared {
+impl Mount {
     pub(crate) async fn open(self: &Arc<Self>, ino: Ino, open_flags: i32) -> FsResult<Opened> {
         if wants_to_write(open_flags) {
             self.writable()?;
         }
         loop {
             // From here on a recall is answered with word that the file is about to be opened.
-            self.table.get_or_insert(ino).lock().expect_open();
+            self.nodes.table.get_or_insert(ino).lock().expect_open();
             let node = self.acquire(ino, LeaseMode::Shared).await?;
             let mut state = node.lock();
             // The lease that was just had may be gone again; an open file must be known to the server by one.
-            if !self.usable(&state, LeaseMode::Shared) {
+            if !self.nodes.usable(&state, LeaseMode::Shared) {
                 continue;
             }
             // Without a name it is as good as any other while the server keeps it for this mount: it had one when the
@@ -47,10 +48,10 @@ impl Shared {
 
     /// Opens a node that this session has just made, whatever became of its lease since.
     pub(crate) async fn open_made(self: &Arc<Self>, ino: Ino, open_flags: i32) -> FsResult<Opened> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         {
             let mut state = node.lock();
-            if self.usable(&state, LeaseMode::Shared) {
+            if self.nodes.usable(&state, LeaseMode::Shared) {
                 return Ok(self.open_locked(&mut state, ino, open_flags));
             }
         }
@@ -65,7 +66,7 @@ impl Shared {
         Opened { handle, keep_cache, direct_io }
     }
 
-    /// As [`Shared::take_error`], for changes of content at the server. After the flush: had what was written before been
+    /// As [`Mount::take_error`], for changes of content at the server. After the flush: had what was written before been
     /// lost, a cut or a hole would be all that reaches a file that others have changed since.
     pub(crate) fn take_error_of(&self, node: &Node, handle: Option<Handle>) -> FsResult<()> {
         handle.map_or(Ok(()), |handle| self.take_error(node, handle))
@@ -79,10 +80,10 @@ impl Shared {
     }
 
     pub(crate) async fn flush(self: &Arc<Self>, ino: Ino, handle: Handle, owner: LockOwner) -> FsResult<()> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let much = node.lock().file().is_some_and(|file| file.overlay().dirty_bytes() >= FLUSH_SOON);
         if much {
-            self.writeback.hurry(&node);
+            self.buffer.files.hurry(&node);
         }
         if self.locks.drop_owner(ino, owner, LockFamily::Posix) {
             self.session.unlock(ino, owner, Some(LockFamily::Posix)).await?;
@@ -94,7 +95,7 @@ impl Shared {
         if self.handles.close_file(handle).is_none() {
             return;
         }
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let (last, declared, removed, private) = {
             let mut state = node.lock();
             let last = state.close();
@@ -127,15 +128,15 @@ impl Shared {
             {
                 let before = file.overlay().bytes();
                 file.take_buffered();
-                self.writeback.adjust(before, 0);
+                self.buffer.files.adjust(before, 0);
             }
-            self.redraw(&mut state, 0);
+            self.space.return_unneeded(&mut state, 0);
             (orphan, !state.is_clean())
         };
         if orphan || dirty {
             let (shared, node) = (Arc::clone(self), Arc::clone(node));
             self.runtime.spawn(async move {
-                let flushed = shared.flush_node(&node).await;
+                let flushed = shared.writeback.flush_node(&node).await;
                 tracing::debug!(ino = %node.ino, ?flushed, "a removed file is let go");
                 if orphan && let Err(errno) = shared.call(MetaOp::ReleaseOrphan { ino: node.ino }, &[&node]).await {
                     tracing::warn!(ino = %node.ino, ?errno, "a removed file could not be let go");
@@ -145,12 +146,12 @@ impl Shared {
     }
 
     pub(crate) async fn fsync(self: &Arc<Self>, ino: Ino) -> FsResult<()> {
-        let node = self.table.get_or_insert(ino);
-        let synced = if self.options.read_only { None } else { self.sync_little(&node).await };
+        let node = self.nodes.table.get_or_insert(ino);
+        let synced = if self.options.read_only { None } else { self.journal.sync_little(&node).await };
         let is_synced = synced.is_some();
         let flushed = match synced {
             Some(synced) => synced,
-            None => self.flush_node(&node).await,
+            None => self.writeback.flush_node(&node).await,
         };
         if let Some(errno) = node.lock().take_error_for_fsync() {
             return Err(errno.into());
@@ -159,7 +160,7 @@ impl Shared {
         if self.options.read_only || is_synced {
             return Ok(());
         }
-        self.flush_journal().await?;
+        self.journal.flush().await?;
         self.session.sync().await
     }
 
@@ -167,13 +168,13 @@ impl Shared {
         if self.options.read_only {
             return Ok(());
         }
-        self.flush_all().await?;
-        self.flush_journal().await?;
+        self.writeback.flush_all().await?;
+        self.journal.flush().await?;
         self.session.sync().await
     }
 
     pub(crate) fn forget(&self, ino: Ino, references: u64) {
-        if let Some(node) = self.table.get(ino) {
+        if let Some(node) = self.nodes.table.get(ino) {
             node.lock().drop_references(references);
         }
     }
@@ -183,16 +184,16 @@ impl Shared {
             return Ok(());
         }
         self.warm_jobs.stop();
-        let limit = self.sleep(deadline);
+        let limit = sleep(&self.runtime, deadline);
         let outcome = tokio::select! {
             outcome = self.sync_all() => outcome,
             () = limit => Err(Errno::ETIMEDOUT.into()),
         };
-        let lost = self.save_unwritten().await;
+        let lost = self.buffer.save_unwritten().await;
         self.give_back_leases();
-        let free = self.room.take_free();
+        let free = self.space.take_free();
         self.session.give_back(free.bytes, free.nodes);
-        self.writeback.stop();
+        self.buffer.files.stop();
         let shared = Arc::clone(self);
         // A moment for what is still to be written to the disk cache.
         let closed = self.runtime.spawn_blocking(move || shared.blocks.disk().map(DiskCache::close)).await;
@@ -201,7 +202,7 @@ impl Shared {
         }
         self.session.clone().close().await;
         if lost > 0 {
-            let recovery = self.recovery_folder().display().to_string();
+            let recovery = self.buffer.recovery().folder().display().to_string();
             return Err(CloseError::NotWritten { files: lost, recovery });
         }
         outcome.map_err(CloseError::NotDurable)
@@ -210,7 +211,7 @@ impl Shared {
     /// Gives back every lease, so that other mounts need not wait for the end of the session.
     fn give_back_leases(&self) {
         let mut returns = Vec::new();
-        for node in self.table.all() {
+        for node in self.nodes.table.all() {
             if let Some(stamp) = node.lock().give_back_lease() {
                 returns.push(LeaseReturn { ino: node.ino, stamp, keep: LeaseMode::None, open: false });
             }

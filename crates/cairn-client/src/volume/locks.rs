@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use cairn_types::{FileLock, LockKind};
 
-use super::Shared;
+use super::Mount;
 use crate::error::FsResult;
 
-impl Shared {
+impl Mount {
     pub(crate) async fn test_lock(self: &Arc<Self>, lock: FileLock) -> FsResult<Option<FileLock>> {
-        self.settle(&[&self.table.get_or_insert(lock.ino)]).await?;
+        self.journal.flush_changes_of(&[&self.nodes.table.get_or_insert(lock.ino)]).await?;
         self.session.test_lock(lock).await
     }
 
@@ -20,7 +20,7 @@ impl Shared {
         }
         if lock.kind != LockKind::Unlock {
             // The file may not be at the server yet.
-            self.settle(&[&self.table.get_or_insert(lock.ino)]).await?;
+            self.journal.flush_changes_of(&[&self.nodes.table.get_or_insert(lock.ino)]).await?;
         }
         self.session.set_lock(lock, wait).await?;
         if lock.kind != LockKind::Unlock {

@@ -1,6 +1,6 @@
 //! A mounted volume: [`FileSystem`] on top of a session, with caches and buffers in between.
 //!
-//! Operations are in one file for each kind, as methods of [`Shared`]; what they have in common (questions, changes,
+//! Operations are in one file for each kind, as methods of [`Mount`]; what they have in common (questions, changes,
 //! leases) is in [`core`]. Invariants:
 //!
 //! - Nothing is answered from here unless a lease covers it and the leases' time has not run out.
@@ -16,6 +16,7 @@ mod content;
 pub(crate) mod core;
 pub(crate) mod directory;
 mod files;
+mod handles;
 mod locks;
 mod names;
 mod neighbours;
@@ -24,6 +25,7 @@ mod series;
 
 pub(crate) mod space;
 mod subtree;
+mod upkeep;
 mod warm;
 mod write;
 mod xattrs;
@@ -34,14 +36,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_runtime::{MemoryBudget, MemoryUse};
-use cairn_types::{
-    AllocateMode, Allocation, AttrChange, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode,
-};
+use cairn_runtime::{MemoryBudget, MemoryShare, MemoryUse};
+use cairn_types::{AllocateMode, AttrChange, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode};
 use cairn_wire::admin::VolumeInfo;
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
+use self::handles::Handles;
 use crate::api::{
     AttrReply, Caller, CopyTarget, DirEntry, Entry, FileSystem, Handle, KernelCache, Lookup, Opened, SeekTarget,
     VolumeUsage, WriteFlags,
@@ -49,16 +50,15 @@ use crate::api::{
 use crate::cache::disk::{DiskCache, DiskCacheError, DiskCacheOptions};
 use crate::cache::fetch::Blocks;
 use crate::error::{Error, FsResult};
-use crate::handles::Handles;
 use crate::held_locks::HeldLocks;
-use crate::node::table::Table;
+use crate::node_cache::{Kernel, NodeCache};
 use crate::readahead::WINDOW_MAX;
-use crate::room::Room;
+use crate::recall::{Events, Recall};
+use crate::reservation::SpaceReservation;
 use crate::session::{ConnectError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
 use crate::walk::TreeWalk;
-use crate::writeback::WriteBack;
-use crate::writeback::journal::Journal;
+use crate::writeback::{Journal, Recovery, Uploads, WriteBack, WriteBuffer};
 
 /// How a volume is used here.
 #[derive(Clone, Debug)]
@@ -144,41 +144,122 @@ pub enum CloseError {
 
 /// A mounted volume. Cheap to clone: all clones are the same mount.
 #[derive(Clone)]
-pub struct Volume(pub(crate) Arc<Shared>);
+pub struct Volume(pub(crate) Arc<Mount>);
 
 /// What all clones of a [`Volume`] and its background tasks share.
-pub(crate) struct Shared {
+///
+/// The operations are its methods. What they stand on each has a part of its own, which knows only what is below it.
+pub(crate) struct Mount {
     pub session: Session,
     pub options: VolumeOptions,
     /// Bytes.
     pub chunk_size: u32,
-    /// How the server counts content. It stays so while the session lives.
-    pub allocation: Allocation,
-    pub table: Table,
+    pub nodes: Arc<NodeCache>,
     pub blocks: Arc<Blocks>,
-    pub room: Room,
+    pub space: Arc<SpaceReservation>,
     pub handles: Handles,
     pub series: series::Series,
-    pub locks: HeldLocks,
+    pub locks: Arc<HeldLocks>,
     pub warm_jobs: warm::WarmJobs,
     pub counters: Arc<Counters>,
-    pub kernel: OnceLock<Arc<dyn KernelCache>>,
+    pub kernel: Kernel,
     pub report: OnceLock<Report>,
     pub runtime: Runtime,
-    pub writeback: WriteBack,
-    pub journal: Journal,
+    pub buffer: Arc<WriteBuffer>,
+    pub journal: Arc<Journal>,
+    pub writeback: Arc<WriteBack>,
+    pub recall: Arc<Recall>,
     /// The walk through the tree that is going on, if one is.
     pub tree_walk: Mutex<TreeWalk>,
-    /// Files that were declared open at the server because an open was expected.
-    pub expected_opens: Mutex<Vec<Ino>>,
-    /// Nodes with an access time to send.
-    pub access_times: Mutex<Vec<Ino>>,
     pub closing: AtomicBool,
+}
+
+impl Mount {
+    /// Puts the parts together, from the lowest up. `cache` and `buffer`: memory for content that was read and written.
+    fn new(
+        session: &Session,
+        options: VolumeOptions,
+        cache: MemoryShare,
+        buffer: MemoryShare,
+        runtime: Runtime,
+    ) -> Mount {
+        let volume = session.volume();
+        let counters: Arc<Counters> = Arc::default();
+        let kernel = Kernel::default();
+        let locks: Arc<HeldLocks> = Arc::default();
+        let nodes = Arc::new(NodeCache::new(session.clone(), Arc::clone(&kernel)));
+        let space = Arc::new(SpaceReservation::new(volume.allocation));
+        let recovery = Recovery::new(options.recovery_dir.join(volume.id.as_str()), runtime.clone());
+        let uploads = Arc::new(Uploads::new(session.clone(), Arc::clone(&counters), runtime.clone()));
+        let buffer = Arc::new(WriteBuffer::new(
+            (buffer, options.flush_delay),
+            Arc::clone(&nodes),
+            Arc::clone(&space),
+            recovery,
+            session.clone(),
+            Arc::clone(&counters),
+            runtime.clone(),
+        ));
+        let journal = Arc::new(Journal::new(
+            options.flush_delay,
+            Arc::clone(&nodes),
+            Arc::clone(&buffer),
+            Arc::clone(&uploads),
+            Arc::clone(&space),
+            Arc::clone(&kernel),
+            session.clone(),
+            Arc::clone(&counters),
+            runtime.clone(),
+        ));
+        let writeback = Arc::new(WriteBack::new(
+            Arc::clone(&buffer),
+            Arc::clone(&journal),
+            uploads,
+            Arc::clone(&nodes),
+            session.clone(),
+            Arc::clone(&counters),
+            runtime.clone(),
+        ));
+        let recall = Arc::new(Recall::new(
+            Arc::clone(&nodes),
+            Arc::clone(&writeback),
+            Arc::clone(&journal),
+            Arc::clone(&buffer),
+            Arc::clone(&space),
+            Arc::clone(&locks),
+            Arc::clone(&kernel),
+            session.clone(),
+            Arc::clone(&counters),
+            runtime.clone(),
+        ));
+        Mount {
+            session: session.clone(),
+            chunk_size: volume.chunk_size,
+            nodes,
+            blocks: Arc::new(Blocks::new(cache)),
+            space,
+            handles: Handles::default(),
+            series: series::Series::default(),
+            locks,
+            warm_jobs: warm::WarmJobs::default(),
+            counters,
+            kernel,
+            report: OnceLock::new(),
+            runtime,
+            buffer,
+            journal,
+            writeback,
+            recall,
+            tree_walk: Mutex::default(),
+            closing: AtomicBool::new(false),
+            options,
+        }
+    }
 }
 
 /// A [`Volume`] that does not keep it alive.
 #[derive(Clone)]
-pub struct WeakVolume(std::sync::Weak<Shared>);
+pub struct WeakVolume(std::sync::Weak<Mount>);
 
 impl WeakVolume {
     pub fn upgrade(&self) -> Option<Volume> {
@@ -203,45 +284,22 @@ impl Volume {
         let cache = options.memory.take(MemoryUse::ContentCache, options.cache_bytes);
         let buffer = options.memory.take(MemoryUse::WriteBuffer, options.dirty_bytes);
         let owner = format!("{} (pid {})", session.info.kind, session.info.pid);
-        let made: OnceLock<Arc<Shared>> = OnceLock::new();
+        let made: OnceLock<Arc<Mount>> = OnceLock::new();
         Session::open(session, |session| {
-            let shared = Arc::new(Shared {
-                session: session.clone(),
-                chunk_size: session.volume().chunk_size,
-                allocation: session.volume().allocation,
-                table: Table::new(),
-                blocks: Arc::new(Blocks::new(cache)),
-                room: Room::new(),
-                handles: Handles::default(),
-                series: series::Series::default(),
-                locks: HeldLocks::default(),
-                warm_jobs: warm::WarmJobs::default(),
-                counters: Arc::default(),
-                kernel: OnceLock::new(),
-                report: OnceLock::new(),
-                runtime,
-                writeback: WriteBack::new(buffer, options.flush_delay),
-                journal: Journal::new(options.flush_delay),
-                expected_opens: Mutex::default(),
-                tree_walk: Mutex::default(),
-                access_times: Mutex::default(),
-                closing: AtomicBool::new(false),
-                options,
-            });
-            let shared = made.get_or_init(|| shared);
-            Arc::new(crate::recall::Events::new(shared)) as Arc<dyn SessionEvents>
+            let mount = made.get_or_init(|| Arc::new(Mount::new(session, options, cache, buffer, runtime)));
+            Arc::new(Events::new(&mount.recall)) as Arc<dyn SessionEvents>
         })
         .await?;
-        let Some(shared) = made.into_inner() else {
+        let Some(mount) = made.into_inner() else {
             let reason = "the session never began".to_owned();
             return Err(ConnectError::Protocol { address: String::new(), reason }.into());
         };
-        if let Err(error) = shared.open_disk_cache(owner).await {
-            shared.session.clone().close().await;
+        if let Err(error) = mount.open_disk_cache(owner).await {
+            mount.session.clone().close().await;
             return Err(error.into());
         }
-        shared.start_background();
-        Ok(Volume(shared))
+        mount.start_background();
+        Ok(Volume(mount))
     }
 
     /// Names the front end's caches, which recalled leases must empty. Call it once, before the first request.
@@ -269,14 +327,14 @@ impl Volume {
     }
 
     pub fn stats(&self) -> VolumeStats {
-        let shared = &self.0;
-        let counters = &shared.counters;
-        counters.dirty_bytes.store(shared.writeback.dirty(), Ordering::Relaxed);
-        counters.cached_bytes.store(shared.blocks.cache().bytes(), Ordering::Relaxed);
-        counters.disk_cache_bytes.store(shared.blocks.disk().map_or(0, DiskCache::bytes), Ordering::Relaxed);
-        counters.nodes.store(shared.table.len() as u64, Ordering::Relaxed);
-        counters.journal_waiting.store(shared.journal.len(), Ordering::Relaxed);
-        counters.room_drawn.store(shared.room.drawn().bytes, Ordering::Relaxed);
+        let mount = &self.0;
+        let counters = &mount.counters;
+        counters.dirty_bytes.store(mount.buffer.files.dirty(), Ordering::Relaxed);
+        counters.cached_bytes.store(mount.blocks.cache().bytes(), Ordering::Relaxed);
+        counters.disk_cache_bytes.store(mount.blocks.disk().map_or(0, DiskCache::bytes), Ordering::Relaxed);
+        counters.nodes.store(mount.nodes.table.len() as u64, Ordering::Relaxed);
+        counters.journal_waiting.store(mount.journal.len(), Ordering::Relaxed);
+        counters.room_drawn.store(mount.space.drawn().bytes, Ordering::Relaxed);
         counters.snapshot()
     }
 
@@ -290,7 +348,7 @@ impl Volume {
     }
 }
 
-impl Shared {
+impl Mount {
     async fn open_disk_cache(self: &Arc<Self>, owner: String) -> Result<(), DiskCacheError> {
         let Some(options) = self.options.disk_cache.clone() else { return Ok(()) };
         let directory = options.directory.clone();

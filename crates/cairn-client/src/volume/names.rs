@@ -10,13 +10,14 @@ use cairn_types::{
 use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
 
-use super::Shared;
+use super::Mount;
 use super::core::unfitting;
 use crate::api::{Caller, Entry, Lookup, Opened};
 use crate::error::FsResult;
 use crate::node::Node;
 use crate::node::directory::{Cached, DirectoryCache, Link};
 use crate::stats::add;
+use crate::timer::sleep;
 
 /// A name that comes just before `name` in the order of listings, so that a listing after it begins with `name`. It need
 /// not exist, and a few names may lie between. `None` where none is easily made.
@@ -46,7 +47,7 @@ enum Resolved {
     Absent(Duration),
 }
 
-impl Shared {
+impl Mount {
     pub(crate) async fn lookup(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<Lookup> {
         let mut attempts = 0u32;
         loop {
@@ -54,7 +55,7 @@ impl Shared {
                 Resolved::Absent(entry_ttl) => return Ok(Lookup::Absent { entry_ttl }),
                 Resolved::Present(attr, entry_ttl) => (attr, entry_ttl),
             };
-            let node = self.table.get_or_insert(attr.ino);
+            let node = self.nodes.table.get_or_insert(attr.ino);
             {
                 let mut state = node.lock();
                 // Under a lease, whoever replaces the file has to ask here first and is told that an open is expected.
@@ -65,12 +66,12 @@ impl Shared {
                 {
                     state.set_place(parent, name);
                     drop(state);
-                    return Ok(Lookup::Found(self.entry(&attr, entry_ttl)));
+                    return Ok(Lookup::Found(self.nodes.entry(&attr, entry_ttl)));
                 }
             }
             attempts += 1;
             self.await_recall(&node).await?;
-            self.sleep(Duration::from_millis(u64::from(attempts))).await;
+            sleep(&self.runtime, Duration::from_millis(u64::from(attempts))).await;
         }
     }
 
@@ -86,11 +87,11 @@ impl Shared {
         {
             directory.note_hit();
         }
-        (cached, self.entry_time_to_live(&state))
+        (cached, self.nodes.entry_time_to_live(&state))
     }
 
     async fn resolve(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Resolved> {
-        let directory = self.table.get_or_insert(parent);
+        let directory = self.nodes.table.get_or_insert(parent);
         if directory.lock().gone().is_some() {
             return Err(Errno::ENOENT.into());
         }
@@ -101,9 +102,9 @@ impl Shared {
                 return Ok(Resolved::Absent(entry_ttl));
             }
             (Cached::Present(link), entry_ttl) => {
-                if let Some(node) = self.table.get(link.ino) {
+                if let Some(node) = self.nodes.table.get(link.ino) {
                     let state = node.lock();
-                    if self.usable(&state, LeaseMode::Shared)
+                    if self.nodes.usable(&state, LeaseMode::Shared)
                         && let Some(attr) = state.view()
                     {
                         add(&self.counters.answered_locally, 1);
@@ -115,7 +116,7 @@ impl Shared {
         }
         // A name that was changed here is known here, unless it was forgotten since.
         if directory.lock().directory().is_some_and(|cache| cache.is_pending(name)) {
-            self.settle(&[&directory]).await?;
+            self.journal.flush_changes_of(&[&directory]).await?;
         }
         self.await_recall(&directory).await?;
         let (asked, was_covered, ahead) = {
@@ -130,7 +131,7 @@ impl Shared {
             state.note_directory();
             let stands = grants.iter().any(|g| g.ino == parent && state.lease().is_newer_than_recalls(g.stamp));
             let keep = state.covers(LeaseMode::Shared) && (was_covered || stands);
-            let ttl = self.entry_time_to_live(&state);
+            let ttl = self.nodes.entry_time_to_live(&state);
             match state.directory_mut() {
                 Some(cache) if keep && asked.unwrap_or(0) == cache.epoch() => {
                     let link = found.map(|attr| Link { ino: attr.ino, kind: attr.kind });
@@ -144,7 +145,9 @@ impl Shared {
             }
         };
         Ok(match found {
-            Some(attr) => Resolved::Present(self.told(&self.table.get_or_insert(attr.ino), &attr).attr, entry_ttl),
+            Some(attr) => {
+                Resolved::Present(self.nodes.told(&self.nodes.table.get_or_insert(attr.ino), &attr).attr, entry_ttl)
+            }
             None => Resolved::Absent(entry_ttl),
         })
     }
@@ -162,9 +165,9 @@ impl Shared {
             && let Some(after) = name_before(name)
         {
             let query = Query::List { directory: parent, after: Some(after), limit: ahead, attributes: true };
-            let reply = self.query_unsettled(query, &[directory]).await?;
+            let reply = self.query_ahead(query, &[directory]).await?;
             let QueryAnswer::List { mut entries, complete } = reply.answer else { return unfitting(&reply.answer) };
-            self.absorb_listed(parent, &reply.grants, &mut entries);
+            self.nodes.absorb_listed(parent, &reply.grants, &mut entries);
             let reached = complete || entries.last().is_some_and(|last| last.name >= *name);
             let wanted = entries.iter().find(|entry| entry.name == *name);
             // Without attributes the node is held by somebody else, who has to be asked through the server.
@@ -178,15 +181,15 @@ impl Shared {
             }
         }
         let lookup = Query::Lookup { parent, name: name.clone() };
-        let reply = self.query_unsettled(lookup, &[directory]).await?;
+        let reply = self.query_ahead(lookup, &[directory]).await?;
         let QueryAnswer::Entry(found) = reply.answer else { return unfitting(&reply.answer) };
         let Some((attr, content)) = found else {
-            self.absorb(&reply.grants, &[]);
+            self.nodes.absorb(&reply.grants, &[]);
             return Ok((reply.grants, None, Vec::new()));
         };
-        self.absorb(&reply.grants, &[attr]);
+        self.nodes.absorb(&reply.grants, &[attr]);
         if let Some(content) = content {
-            self.table.get_or_insert(attr.ino).lock().learn_small_content(&attr, content);
+            self.nodes.table.get_or_insert(attr.ino).lock().learn_small_content(&attr, content);
         }
         Ok((reply.grants, Some(attr), Vec::new()))
     }
@@ -194,14 +197,14 @@ impl Shared {
     /// The node that is called `name`, if any, and if asking is not refused.
     async fn target(self: &Arc<Self>, parent: Ino, name: &Name) -> FsResult<Option<(Arc<Node>, Attr)>> {
         Ok(match self.resolve(parent, name).await? {
-            Resolved::Present(attr, _) => Some((self.table.get_or_insert(attr.ino), attr)),
+            Resolved::Present(attr, _) => Some((self.nodes.table.get_or_insert(attr.ino), attr)),
             Resolved::Absent(_) => None,
         })
     }
 
     /// Takes note that a change of this session made `name` lead to `link`. `outcome` is the change's.
     fn entry_changed(&self, outcome: &FsResult<OpReply>, parent: Ino, name: &Name, link: Option<Link>) {
-        let directory = self.table.get_or_insert(parent);
+        let directory = self.nodes.table.get_or_insert(parent);
         let mut state = directory.lock();
         let covered = state.covers(LeaseMode::Shared);
         let Some(cache) = state.directory_mut() else { return };
@@ -224,13 +227,13 @@ impl Shared {
     fn new_entry(&self, reply: &OpReply, parent: Ino, ino: Ino, name: &Name) -> FsResult<Entry> {
         let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO.into()) };
         let entry_ttl = {
-            let directory = self.table.get_or_insert(parent);
+            let directory = self.nodes.table.get_or_insert(parent);
             let state = directory.lock();
             let known = state.directory().is_some_and(|cache| matches!(cache.get(name), Cached::Present(_)));
-            if known { self.entry_time_to_live(&state) } else { Duration::ZERO }
+            if known { self.nodes.entry_time_to_live(&state) } else { Duration::ZERO }
         };
-        self.table.get_or_insert(ino).lock().set_place(parent, name.clone());
-        Ok(self.entry(attr, entry_ttl))
+        self.nodes.table.get_or_insert(ino).lock().set_place(parent, name.clone());
+        Ok(self.nodes.entry(attr, entry_ttl))
     }
 
     async fn make(
@@ -245,7 +248,7 @@ impl Shared {
         if let Some(entry) = self.make_here(caller, parent, name, &node, mode).await? {
             return Ok(entry);
         }
-        let directory = self.table.get_or_insert(parent);
+        let directory = self.nodes.table.get_or_insert(parent);
         let ino = self.session.new_ino().await?;
         let op = MetaOp::Create {
             parent,
@@ -264,7 +267,7 @@ impl Shared {
         });
         self.entry_changed(&outcome, parent, name, link);
         let reply = outcome?;
-        self.table.get_or_insert(ino).lock().note_created();
+        self.nodes.table.get_or_insert(ino).lock().note_created();
         self.new_entry(&reply, parent, ino, name)
     }
 
@@ -314,7 +317,7 @@ impl Shared {
         open_flags: i32,
     ) -> FsResult<(Entry, Opened)> {
         self.writable()?;
-        let directory = self.table.get_or_insert(parent);
+        let directory = self.nodes.table.get_or_insert(parent);
         let ino = self.session.new_ino().await?;
         let op = MetaOp::CreateUnnamed {
             parent,
@@ -328,25 +331,25 @@ impl Shared {
         let reply = self.call(op, &[&directory]).await?;
         let Some(attr) = reply.attrs.iter().find(|attr| attr.ino == ino) else { return Err(Errno::EIO.into()) };
         {
-            let node = self.table.get_or_insert(ino);
+            let node = self.nodes.table.get_or_insert(ino);
             let mut state = node.lock();
             state.note_created();
             state.lose_last_name(true);
         }
-        let entry = self.entry(attr, Duration::ZERO);
+        let entry = self.nodes.entry(attr, Duration::ZERO);
         let opened = self.open_made(ino, open_flags).await?;
         Ok((entry, opened))
     }
 
     pub(crate) async fn link(self: &Arc<Self>, ino: Ino, new_parent: Ino, new_name: Name) -> FsResult<Entry> {
         self.writable()?;
-        let node = self.table.get_or_insert(ino);
-        let directory = self.table.get_or_insert(new_parent);
+        let node = self.nodes.table.get_or_insert(ino);
+        let directory = self.nodes.table.get_or_insert(new_parent);
         if let Some(entry) = self.link_here(&node, &directory, &new_name).await? {
             return Ok(entry);
         }
         // A file that appears under a name must not appear without its content.
-        self.flush_node(&node).await?;
+        self.writeback.flush_node(&node).await?;
         let op = MetaOp::Link { ino, parent: new_parent, name: new_name.clone(), time: Timestamp::now() };
         let outcome = self.call(op, &[&node, &directory]).await;
         let link = outcome.as_ref().ok().and_then(|reply| {
@@ -360,7 +363,7 @@ impl Shared {
 
     pub(crate) async fn unlink(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<()> {
         self.writable()?;
-        let directory = self.table.get_or_insert(parent);
+        let directory = self.nodes.table.get_or_insert(parent);
         let (target, attr) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
         if self.unlink_here(&directory, &name, &target).await? {
             return Ok(());
@@ -376,7 +379,7 @@ impl Shared {
 
     pub(crate) async fn rmdir(self: &Arc<Self>, parent: Ino, name: Name) -> FsResult<()> {
         self.writable()?;
-        let directory = self.table.get_or_insert(parent);
+        let directory = self.nodes.table.get_or_insert(parent);
         let (target, attr) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
         if self.rmdir_here(&directory, &name, &target).await? {
             return Ok(());
@@ -398,8 +401,8 @@ impl Shared {
         mode: RenameMode,
     ) -> FsResult<()> {
         self.writable()?;
-        let directory = self.table.get_or_insert(parent);
-        let new_directory = self.table.get_or_insert(new_parent);
+        let directory = self.nodes.table.get_or_insert(parent);
+        let new_directory = self.nodes.table.get_or_insert(new_parent);
         let (source, _) = self.target(parent, &name).await?.ok_or(Errno::ENOENT)?;
         let (target, target_attr) = self.target(new_parent, &new_name).await?.unzip();
         if mode != RenameMode::Exchange
@@ -410,11 +413,11 @@ impl Shared {
             return Ok(());
         }
         // After a crash the new name must not lead to a file that is emptier than what it replaced.
-        self.flush_node(&source).await?;
+        self.writeback.flush_node(&source).await?;
         if mode == RenameMode::Exchange
             && let Some(target) = &target
         {
-            self.flush_node(target).await?;
+            self.writeback.flush_node(target).await?;
         }
         let replaced = target.as_ref().filter(|_| mode != RenameMode::Exchange);
         let keep = replaced.is_some_and(|node| node.lock().is_open());
@@ -446,7 +449,7 @@ impl Shared {
         if !as_expected || same || (mode == RenameMode::Exchange && target.is_none()) {
             // Another mount changed a name in between, or both lead to one node: ask again.
             for (directory, name) in [(parent, name), (new_parent, new_name)] {
-                if let Some(cache) = self.table.get_or_insert(directory).lock().directory_mut() {
+                if let Some(cache) = self.nodes.table.get_or_insert(directory).lock().directory_mut() {
                     cache.forget_name(name);
                 }
             }
@@ -461,7 +464,7 @@ impl Shared {
     /// attributes are now, if it is the node that was expected to go.
     fn note_removed(self: &Arc<Self>, reply: &OpReply, keep: bool, last: Option<Attr>) {
         let Some(ino) = reply.removed else { return };
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let release = {
             let mut state = node.lock();
             state.lose_last_name(keep);

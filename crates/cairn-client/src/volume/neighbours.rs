@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cairn_types::{FileKind, Ino, LeaseMode, Name};
 
-use super::Shared;
+use super::Mount;
 use super::read::{Origin, Plan};
 use crate::cache::BLOCK;
 use crate::cache::fetch::Want;
@@ -22,7 +22,7 @@ const BYTES_MAX: u64 = 1024 * 1024;
 /// How many known names are looked at for each file that is fetched: others may be large, or here already.
 const LOOKED_AT: usize = 8;
 
-impl Shared {
+impl Mount {
     /// A file of `size` bytes is read from its beginning, from `parts`: begins to fetch what is missing of it together
     /// with the files that will be read next.
     pub(super) fn fetch_neighbours(&self, node: &Arc<Node>, size: u64, parts: &[Origin]) {
@@ -43,10 +43,10 @@ impl Shared {
     fn neighbours(&self, node: &Arc<Node>, hit: bool) -> Vec<Want> {
         let place = node.lock().place().cloned();
         let Some(Place { parent, name }) = place else { return Vec::new() };
-        let Some(directory) = self.table.get(parent) else { return Vec::new() };
+        let Some(directory) = self.nodes.table.get(parent) else { return Vec::new() };
         let (candidates, count): (Vec<(Name, Ino)>, u32) = {
             let mut state = directory.lock();
-            if !self.usable(&state, LeaseMode::Shared) {
+            if !self.nodes.usable(&state, LeaseMode::Shared) {
                 return Vec::new();
             }
             let Some(cache) = state.directory_mut() else { return Vec::new() };
@@ -95,7 +95,7 @@ impl Shared {
 
     /// What is missing here of a small file whose extents are known.
     fn missing_of(&self, ino: Ino) -> Vec<Want> {
-        let Some(node) = self.table.get(ino) else { return Vec::new() };
+        let Some(node) = self.nodes.table.get(ino) else { return Vec::new() };
         let state = node.lock();
         if !state.attr().is_some_and(|attr| attr.size > 0 && attr.size <= SMALL) {
             return Vec::new();

@@ -9,7 +9,7 @@ use cairn_types::{BlobId, Errno, Ino, LeaseMode, Source};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
-use super::Shared;
+use super::Mount;
 use super::core::unfitting;
 use super::write::by_chunk;
 use crate::api::Handle;
@@ -94,12 +94,12 @@ fn push_below(parts: &mut Vec<Origin>, extents: &ExtentMap, chunk: u32, from: u3
     Ok(())
 }
 
-impl Shared {
+impl Mount {
     pub(super) fn plan(&self, state: &NodeState, offset: u64, length: u64) -> FsResult<Plan> {
         if state.transfers().are_held() {
             return Ok(Plan::Recall);
         }
-        if !self.usable(state, LeaseMode::Shared) {
+        if !self.nodes.usable(state, LeaseMode::Shared) {
             return Ok(Plan::Lease);
         }
         let Some(attr) = state.view() else { return Ok(Plan::Lease) };
@@ -132,7 +132,7 @@ impl Shared {
         offset: u64,
         length: u32,
     ) -> FsResult<Vec<Bytes>> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let mut transfer = Transfer::read(&node, offset, u64::from(length));
         let mut gone = 0;
         let mut noted = false;
@@ -258,7 +258,7 @@ impl Shared {
         let (first_chunk, count) = ExtentMap::window_of(chunk);
         let Some((epoch, covered)) = ({
             let state = node.lock();
-            state.file().map(|file| (file.extents().epoch(), self.usable(&state, LeaseMode::Shared)))
+            state.file().map(|file| (file.extents().epoch(), self.nodes.usable(&state, LeaseMode::Shared)))
         }) else {
             return Err(Errno::EINVAL.into());
         };
@@ -268,7 +268,7 @@ impl Shared {
         }
         let reply = self.query(Query::Extents { ino: node.ino, first_chunk, count }, &[node]).await?;
         let QueryAnswer::Extents(extents) = reply.answer else { return unfitting(&reply.answer) };
-        self.absorb(&reply.grants, &[]);
+        self.nodes.absorb(&reply.grants, &[]);
         if let Some(file) = node.lock().file_mut() {
             file.extents_mut().fill(epoch, first_chunk, extents);
         }
@@ -306,7 +306,7 @@ impl Shared {
 
     /// The blobs that `range` of a file consists of, clipped at the end of the file; `None` without its lease.
     pub(super) async fn blobs_of(&self, ino: Ino, range: Range<u64>) -> FsResult<Option<Vec<Want>>> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         for _ in 0..ATTEMPTS {
             let plan = self.plan(&node.lock(), range.start, range.end - range.start)?;
             match plan {

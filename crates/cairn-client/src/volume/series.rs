@@ -10,7 +10,7 @@ use cairn_types::{Attr, FileKind, Ino, LeaseMode, Name};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::Shared;
+use super::Mount;
 use crate::api::Lookup;
 
 /// Smaller files are read before it would pay, in bytes.
@@ -59,7 +59,7 @@ fn next_names(name: &[u8]) -> Vec<Vec<u8>> {
     names
 }
 
-impl Shared {
+impl Mount {
     /// A stream is about to end at the end of `ino`: fetches the beginning of the file that comes after it, if there is one.
     pub(super) async fn begin_next_of_series(self: &Arc<Self>, ino: Ino) {
         let Some((parent, name)) = self.series.0.lock().get(&ino).cloned() else { return };

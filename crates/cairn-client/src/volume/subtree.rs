@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cairn_types::{FileKind, Ino, LeaseMode, Name};
 
-use super::Shared;
+use super::Mount;
 use super::directory::{Listing, collect_page};
 use crate::error::FsResult;
 use crate::node::{Node, Place};
@@ -17,7 +17,7 @@ const ENTRIES_MAX: u64 = 1000;
 /// Files whose contents are fetched along with a listing, at most.
 const FILES_MAX: u32 = 256;
 
-impl Shared {
+impl Mount {
     /// The listing of a directory begins.
     pub(super) fn note_listing(&self, node: &Node) -> u32 {
         let parent = node.lock().place().map(|place| place.parent);
@@ -38,7 +38,7 @@ impl Shared {
         let mut candidates = self.directories_in(node, None, window);
         let place = node.lock().place().cloned();
         if let Some(Place { parent, name }) = place
-            && let Some(parent) = self.table.get(parent)
+            && let Some(parent) = self.nodes.table.get(parent)
         {
             candidates.extend(self.directories_in(&parent, Some(&name), window));
         }
@@ -62,19 +62,19 @@ impl Shared {
     fn directories_in(&self, node: &Node, after: Option<&Name>, most: u32) -> Vec<Arc<Node>> {
         let found: Vec<Ino> = {
             let state = node.lock();
-            if !self.usable(&state, LeaseMode::Shared) {
+            if !self.nodes.usable(&state, LeaseMode::Shared) {
                 return Vec::new();
             }
             let Some(names) = state.directory().and_then(|cache| cache.listing(after)) else { return Vec::new() };
             let directories = names.filter(|(_, link)| link.kind == FileKind::Directory);
             directories.take(most as usize).map(|(_, link)| link.ino).collect()
         };
-        let nodes = found.into_iter().filter_map(|ino| self.table.get(ino));
+        let nodes = found.into_iter().filter_map(|ino| self.nodes.table.get(ino));
         let unknown = |node: &Arc<Node>| {
             let state = node.lock();
             let small = state.attr().is_some_and(|attr| (1..=ENTRIES_MAX).contains(&attr.size));
             let known = state.directory().is_some_and(|cache| cache.listing(None).is_some());
-            small && !known && !state.is_ahead() && self.usable(&state, LeaseMode::Shared)
+            small && !known && !state.is_ahead() && self.nodes.usable(&state, LeaseMode::Shared)
         };
         nodes.filter(unknown).collect()
     }

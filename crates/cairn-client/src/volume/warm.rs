@@ -15,7 +15,7 @@ use cairn_types::{Errno, Ino, LeaseMode};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
-use super::{Shared, WARM_ATTRIBUTE};
+use super::{Mount, WARM_ATTRIBUTE};
 use crate::cache::disk::DiskCache;
 use crate::cache::fetch::Want;
 use crate::error::FsResult;
@@ -119,7 +119,7 @@ pub(super) fn range_asked_for(name: &[u8]) -> Option<Range<u64>> {
     Some(offset..offset.checked_add(length)?)
 }
 
-impl Shared {
+impl Mount {
     /// The value of the attribute for a range, at once: see [`WARM_ATTRIBUTE`].
     ///
     /// # Errors

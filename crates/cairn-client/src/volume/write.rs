@@ -1,11 +1,11 @@
-//! `write`: into the overlay, under an exclusive lease, with room for it drawn first.
+//! `write`: into the overlay, under an exclusive lease, with space for it reserved first.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cairn_types::{Attr, AttrChange, AttrFlags, Errno, Ino, LeaseMode, MetaOp, Timestamp};
 
-use super::Shared;
+use super::Mount;
 use crate::api::{Handle, WriteFlags};
 use crate::error::FsResult;
 use crate::node::transfers::Transfer;
@@ -24,8 +24,8 @@ enum Lacking {
     Recall,
     /// Extents of this chunk.
     Extents(u32),
-    /// Bytes of room: in all, and beyond what is free.
-    Room {
+    /// Bytes of the reservation: in all, and beyond what is free.
+    Space {
         needed: u64,
         missing: u64,
     },
@@ -58,7 +58,7 @@ pub(crate) fn by_chunk(chunk_size: u32, offset: u64, length: u64) -> impl Iterat
     })
 }
 
-impl Shared {
+impl Mount {
     pub(crate) async fn write(
         self: &Arc<Self>,
         ino: Ino,
@@ -69,7 +69,7 @@ impl Shared {
     ) -> FsResult<u32> {
         self.writable()?;
         let length = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let mut wanted = None;
         // The kernel's own pages are taken in any case: a recall may be waiting for them.
         let mut transfer = (!flags.from_cache).then(|| Transfer::write(&node, offset, u64::from(length)));
@@ -89,11 +89,11 @@ impl Shared {
                 }
                 Lacking::Recall => self.await_recall(&node).await?,
                 Lacking::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
-                Lacking::Room { needed, missing } => {
-                    wanted = Some(self.room.want(needed));
-                    self.more_room(missing).await?;
+                Lacking::Space { needed, missing } => {
+                    wanted = Some(self.space.want(needed));
+                    self.reserve_more(missing).await?;
                 }
-                Lacking::Memory => self.wait_for_space().await?,
+                Lacking::Memory => self.buffer.wait_for_space().await?,
                 Lacking::Privileges => {
                     let change = AttrChange { kill_privileges: true, ..AttrChange::default() };
                     self.call(MetaOp::SetAttr { ino, change, time: Timestamp::now() }, &[&node]).await?;
@@ -117,7 +117,7 @@ impl Shared {
         flags: WriteFlags,
         transfer: Option<&mut Transfer>,
     ) -> FsResult<Lacking> {
-        if !flags.from_cache && self.writeback.is_full() {
+        if !flags.from_cache && self.buffer.files.is_full() {
             return Ok(Lacking::Memory);
         }
         let mut guard = node.lock();
@@ -128,7 +128,7 @@ impl Shared {
         if transfer.is_some() && state.transfers().are_held() {
             return Ok(Lacking::Recall);
         }
-        if !self.usable(state, LeaseMode::Exclusive) {
+        if !self.nodes.usable(state, LeaseMode::Exclusive) {
             return Ok(Lacking::Lease);
         }
         let Some(attr) = state.view() else { return Ok(Lacking::Lease) };
@@ -153,12 +153,12 @@ impl Shared {
             grown.push((chunk, from, to, growth));
         }
         let growth = grown.iter().map(|(_, _, _, growth)| growth).sum();
-        let needed = self.room_needed(state, growth);
+        let needed = self.space.needed_by(state, growth);
         let Some(file) = state.file_mut() else { return Err(Errno::EINVAL.into()) };
         if needed > file.reserved() {
             let more = needed - file.reserved();
-            if let Err(missing) = self.room.draw(more) {
-                return Ok(Lacking::Room { needed: more, missing });
+            if let Err(missing) = self.space.draw(more) {
+                return Ok(Lacking::Space { needed: more, missing });
             }
             file.set_reserved(needed);
         }
@@ -173,7 +173,7 @@ impl Shared {
             done = next;
         }
         file.note_written(Timestamp::now());
-        self.writeback.adjust(before, file.overlay().bytes());
+        self.buffer.files.adjust(before, file.overlay().bytes());
         let much = filled && file.overlay().dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.chunk_size));
         let queue = file.enlist();
         let idle = !file.is_flushing();
@@ -183,13 +183,13 @@ impl Shared {
         }
         drop(guard);
         if queue {
-            self.writeback.enqueue(node);
+            self.buffer.files.enqueue(node);
         }
         if filled && !idle {
-            self.writeback.filled.notify_waiters();
+            self.buffer.files.filled.notify_waiters();
         }
         if (much || crowded) && idle {
-            self.flush_in_background(node, if crowded { Freeze::All } else { Freeze::FullChunks });
+            self.writeback.flush_in_background(node, if crowded { Freeze::All } else { Freeze::FullChunks });
         }
         Ok(Lacking::Nothing)
     }

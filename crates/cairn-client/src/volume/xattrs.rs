@@ -10,7 +10,7 @@ use cairn_types::{AttrFlags, Errno, FileKind, Ino, LeaseMode, MetaOp, Timestamp,
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
-use super::Shared;
+use super::Mount;
 use super::core::{stale, unfitting};
 use crate::error::FsResult;
 use crate::node::Node;
@@ -25,14 +25,14 @@ fn flag_of(name: &[u8]) -> AttrFlags {
     }
 }
 
-impl Shared {
+impl Mount {
     /// The node's flags, if they are known under a lease. Of a node that is gone, nothing is left.
     fn known_flags(&self, node: &Node) -> Option<AttrFlags> {
         let state = node.lock();
         if state.gone().is_some() {
             return Some(AttrFlags::default());
         }
-        if !self.usable(&state, LeaseMode::Shared) {
+        if !self.nodes.usable(&state, LeaseMode::Shared) {
             return None;
         }
         state.attr().map(|attr| attr.flags)
@@ -41,20 +41,20 @@ impl Shared {
     /// Whether the node, which could have one, is known to have no ACL.
     fn has_no_acl(&self, node: &Node) -> bool {
         let state = node.lock();
-        self.usable(&state, LeaseMode::Shared)
+        self.nodes.usable(&state, LeaseMode::Shared)
             && state
                 .attr()
                 .is_some_and(|attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL))
     }
 
     pub(crate) async fn get_xattr(self: &Arc<Self>, ino: Ino, name: Bytes) -> FsResult<Bytes> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         if self.known_flags(&node).is_some_and(|flags| !flags.contains(flag_of(&name))) {
             add(&self.counters.answered_locally, 1);
             return Err(Errno::ENODATA.into());
         }
         let reply = self.query(Query::GetXattr { ino, name }, &[&node]).await.map_err(stale)?;
-        self.absorb(&reply.grants, &[]);
+        self.nodes.absorb(&reply.grants, &[]);
         match reply.answer {
             QueryAnswer::Bytes(value) => Ok(value),
             other => unfitting(&other),
@@ -62,14 +62,14 @@ impl Shared {
     }
 
     pub(crate) async fn list_xattr(self: &Arc<Self>, ino: Ino) -> FsResult<Vec<Bytes>> {
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         let any = [AttrFlags::HAS_XATTR, AttrFlags::HAS_ACL, AttrFlags::HAS_CAPABILITY];
         if self.known_flags(&node).is_some_and(|flags| !any.iter().any(|flag| flags.contains(*flag))) {
             add(&self.counters.answered_locally, 1);
             return Ok(Vec::new());
         }
         let reply = self.query(Query::ListXattr { ino }, &[&node]).await.map_err(stale)?;
-        self.absorb(&reply.grants, &[]);
+        self.nodes.absorb(&reply.grants, &[]);
         match reply.answer {
             QueryAnswer::Names(names) => Ok(names),
             other => unfitting(&other),
@@ -91,7 +91,7 @@ impl Shared {
         if value.len() > XATTR_VALUE_MAX {
             return Err(Errno::E2BIG.into());
         }
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         if self.set_acl_here(&node, &name, &value, mode, clear_set_gid).await? {
             return Ok(());
         }
@@ -102,7 +102,7 @@ impl Shared {
 
     pub(crate) async fn remove_xattr(self: &Arc<Self>, ino: Ino, name: Bytes) -> FsResult<()> {
         self.writable()?;
-        let node = self.table.get_or_insert(ino);
+        let node = self.nodes.table.get_or_insert(ino);
         if name.starts_with(acl::PREFIX) && self.has_no_acl(&node) {
             // Removing a list that is not there is no error, as on a local file system.
             add(&self.counters.answered_locally, 1);

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cairn_types::{Ino, Name, Timestamp};
+use tokio::runtime::Handle as Runtime;
 
 use crate::private;
-use crate::volume::Shared;
 
 /// Content that has lost its place.
 #[derive(Debug)]
@@ -20,33 +20,36 @@ pub(crate) struct Lost {
     pub pieces: Vec<(u64, Bytes)>,
 }
 
-impl Shared {
-    /// Where this volume's copies go.
-    pub(crate) fn recovery_folder(&self) -> PathBuf {
-        self.options.recovery_dir.join(self.session.volume().id.as_str())
+/// Where copies of one volume go.
+pub(crate) struct Recovery {
+    folder: PathBuf,
+    runtime: Runtime,
+}
+
+impl Recovery {
+    /// `folder`: of this volume.
+    pub(crate) fn new(folder: PathBuf, runtime: Runtime) -> Self {
+        Recovery { folder, runtime }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Saves copies without anybody waiting for it.
     pub(crate) fn save_in_background(&self, lost: Vec<Lost>) {
-        if lost.is_empty() {
-            return;
+        if !lost.is_empty() {
+            let folder = self.folder.clone();
+            self.runtime.spawn_blocking(move || save(&folder, &lost));
         }
-        let folder = self.recovery_folder();
-        self.runtime.spawn_blocking(move || save(&folder, &lost));
     }
 
-    /// Saves everything that is still buffered. Number of files.
-    pub(crate) async fn save_unwritten(&self) -> usize {
-        let mut lost = Vec::new();
-        for node in self.table.all() {
-            lost.extend(self.take_lost(&node));
-        }
-        let count = lost.len();
-        let folder = self.recovery_folder();
-        if count > 0 && self.runtime.spawn_blocking(move || save(&folder, &lost)).await.is_err() {
+    /// Saves copies.
+    pub(super) async fn save(&self, lost: Vec<Lost>) {
+        let folder = self.folder.clone();
+        if !lost.is_empty() && self.runtime.spawn_blocking(move || save(&folder, &lost)).await.is_err() {
             tracing::error!("recovery copies could not be made");
         }
-        count
     }
 }
 

@@ -1,6 +1,5 @@
 //! One message of the journal: what its entries bring along is sent first, or with it, and each entry gets its answer.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,18 +8,19 @@ use cairn_types::OpReply;
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use cairn_wire::message::BlobHeader;
 
-use super::journal::Entry;
+use super::entry::{Entry, Queued};
+use super::journal::Journal;
 use super::upload::Part;
 use crate::error::{Error, FsResult};
 use crate::session::{JournalAnswer, JournalMessage};
 use crate::stats::add;
-use crate::volume::Shared;
+use crate::timer::sleep;
 
 /// How long content that a renamed file brings along waits after its bytes could not be sent.
 const RETRY: Duration = Duration::from_millis(500);
 
-impl Shared {
-    pub(super) async fn send_batch(self: &Arc<Self>, mut batch: Vec<Entry>) {
+impl Journal {
+    pub(super) async fn send_batch(&self, batch: Vec<Queued>) {
         add(&self.counters.journal_batches, 1);
         self.counters.journal_entries.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let (headers, bytes, few) = self.bring_few(&batch).await;
@@ -30,13 +30,13 @@ impl Shared {
                 *place = Some(part);
             }
         }
-        let sync = batch.iter().any(|entry| entry.durable.is_some());
+        let sync = batch.iter().any(|entry| entry.entry.is_sync());
         // One message belongs to one session: entries of another one are refused below without being sent.
         let generation = batch.first().map_or(0, |entry| entry.generation);
         let mut ops = Vec::with_capacity(batch.len());
         // Where the answer to each entry is, and to the content that it brings along.
         let mut places: Vec<Option<(std::ops::Range<usize>, usize)>> = Vec::with_capacity(batch.len());
-        for (entry, part) in batch.iter_mut().zip(&mut brought) {
+        for (entry, part) in batch.iter().zip(&mut brought) {
             let refused = part.as_ref().is_some_and(|part| part.outcome.is_err());
             if refused || entry.generation != generation {
                 places.push(None);
@@ -44,43 +44,51 @@ impl Shared {
             }
             let first = ops.len();
             if let Some(part) = part {
-                ops.extend(self.content_ops(part));
+                ops.extend(self.buffer.content_ops(part));
             }
             places.push(Some((first..ops.len(), ops.len())));
-            ops.extend(entry.op.clone());
+            ops.extend(entry.entry.op().cloned());
         }
         let message = JournalMessage { headers, bytes, ops, generation, sync };
         let JournalAnswer { blobs, results, grants, durable } = self.session.journal_with(message).await;
         let mut results: Vec<Option<FsResult<OpReply>>> = results.into_iter().map(Some).collect();
-        self.absorb(&grants, &[]);
+        self.nodes.absorb(&grants, &[]);
         let mut waiting = Vec::new();
-        for ((mut entry, part), place) in batch.into_iter().zip(brought).zip(places) {
+        for ((Queued { entry, .. }, part), place) in batch.into_iter().zip(brought).zip(places) {
             let mut answer = |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Error::FENCED));
             let mut outcome = Err(Error::FENCED);
             let mut content = Ok(());
             if let Some((changes, own)) = place {
                 if let Some(mut part) = part {
                     match changes.map(&mut answer).collect::<FsResult<Vec<_>>>() {
-                        Ok(replies) => self.applied(&part, &replies),
-                        Err(error) if entry.op.is_some() => part.outcome = Err(error),
+                        Ok(replies) => self.buffer.applied(&part, &replies),
+                        Err(error) if !entry.is_sync() => part.outcome = Err(error),
                         // If its bytes did not arrive, that is the reason.
                         Err(error) => part.outcome = Err(blobs.clone().err().unwrap_or(error)),
                     }
                     content = self.end_part(&part);
                 }
-                outcome = if entry.op.is_some() { answer(own) } else { Ok(OpReply::default()) };
+                outcome = if entry.is_sync() { Ok(OpReply::default()) } else { answer(own) };
             } else if let Some(part) = part {
                 outcome = part.outcome.clone().map_or_else(Err, |()| Err(Error::FENCED));
                 content = self.end_part(&part);
             }
-            if let Some(durable) = entry.durable.take() {
-                match content {
-                    Ok(()) => waiting.push(durable),
-                    // Who no longer waits has given up.
-                    Err(errno) => drop(durable.send(Err(errno))),
+            match entry {
+                Entry::Change { op, nodes, content } => {
+                    self.change_answered(&op, &nodes, &outcome);
+                    self.buffer.release_claim(&mut { content });
+                }
+                // Who no longer waits has given up.
+                Entry::Awaited { reply, .. } => drop(reply.send(outcome)),
+                Entry::Sync { content: claim, durable } => {
+                    self.buffer.release_claim(&mut { claim });
+                    match content {
+                        Ok(()) => waiting.push(durable),
+                        // Who no longer waits has given up.
+                        Err(error) => drop(durable.send(Err(error))),
+                    }
                 }
             }
-            self.entry_answered(entry, outcome);
         }
         if let Some(durable) = durable {
             // The next message need not wait for the disk.
@@ -95,12 +103,12 @@ impl Shared {
     }
 
     /// Makes blobs of what entries without a change bring, if it is little enough to be sent with the message.
-    async fn bring_few(&self, batch: &[Entry]) -> (Vec<BlobHeader>, Vec<Bytes>, Vec<(usize, Part)>) {
+    async fn bring_few(&self, batch: &[Queued]) -> (Vec<BlobHeader>, Vec<Bytes>, Vec<(usize, Part)>) {
         let mut owners = Vec::new();
         let mut parts = Vec::new();
         let mut total = 0;
-        for (index, entry) in batch.iter().enumerate().filter(|(_, entry)| entry.op.is_none()) {
-            let Some(claim) = &entry.content else { continue };
+        for (index, entry) in batch.iter().enumerate().filter(|(_, queued)| queued.entry.is_sync()) {
+            let Some(claim) = entry.entry.content() else { continue };
             let bytes = claim.buffered();
             if total + bytes <= BLOBS_IN_ORDER_MAX as u64
                 && let Some(part) = claim.part(parts.len())
@@ -110,16 +118,16 @@ impl Shared {
                 parts.push(part);
             }
         }
-        let (headers, bytes) = self.seal_few(&mut parts).await;
+        let (headers, bytes) = self.uploads.seal_few(&mut parts).await;
         (headers, bytes, owners.into_iter().zip(parts).collect())
     }
 
     /// Sends the bytes that renamed and linked files bring along; tried again until the server is there.
-    async fn bring_content(self: &Arc<Self>, batch: &[Entry]) -> Vec<Option<Part>> {
+    async fn bring_content(&self, batch: &[Queued]) -> Vec<Option<Part>> {
         let mut round = Vec::new();
         let mut owners = Vec::new();
         for (index, entry) in batch.iter().enumerate() {
-            if let Some(claim) = &entry.content
+            if let Some(claim) = entry.entry.content()
                 && let Some(part) = claim.part(round.len())
             {
                 round.push(part);
@@ -131,15 +139,15 @@ impl Shared {
             return brought;
         }
         loop {
-            round = self.upload(round).await;
+            round = self.uploads.upload(round).await;
             let again = round.iter().any(|part| {
-                part.outcome.as_ref().is_err_and(|error| self.is_passing(&part.node, error))
-                    && !self.writeback.is_stopped()
+                part.outcome.as_ref().is_err_and(|error| self.buffer.is_passing(&part.node, error))
+                    && !self.buffer.files.is_stopped()
             });
             if !again {
                 break;
             }
-            self.sleep(RETRY).await;
+            sleep(&self.runtime, RETRY).await;
             for part in &mut round {
                 part.begin_again();
             }
@@ -152,8 +160,8 @@ impl Shared {
         brought
     }
 
-    fn end_part(self: &Arc<Self>, part: &Part) -> FsResult<()> {
+    fn end_part(&self, part: &Part) -> FsResult<()> {
         // Told to whoever has the file open, and saved.
-        part.outcome.clone().or_else(|error| self.flush_failed(&part.node, error))
+        part.outcome.clone().or_else(|error| self.buffer.flush_failed(&part.node, error))
     }
 }

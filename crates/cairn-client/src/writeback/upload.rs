@@ -5,18 +5,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_types::{BlobId, Errno, WrittenExtent};
 use cairn_wire::message::BlobHeader;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 
 use super::pack::{Draft, Sealed, pack};
 use crate::error::{Error, FsResult};
 use crate::node::Node;
 use crate::overlay::FrozenChunk;
-use crate::stats::add;
-use crate::volume::Shared;
+use crate::session::Session;
+use crate::stats::{Counters, add};
 
 /// Most bytes and blobs of one request.
 const REQUEST_BYTES: usize = cairn_wire::BLOB_MAX as usize;
 const REQUEST_BLOBS: usize = 2048;
+/// Requests that are under way at once.
+const UNDER_WAY: usize = 8;
 /// Checksums of more bytes than this are computed off the runtime's own threads.
 const SEAL_INLINE: usize = 64 * 1024;
 
@@ -87,7 +91,19 @@ fn fail_all(parts: &mut [Part], error: &Error) {
     }
 }
 
-impl Shared {
+/// Sends bytes as blobs. It knows nothing of what they are content of but numbers.
+pub(crate) struct Uploads {
+    session: Session,
+    counters: Arc<Counters>,
+    runtime: Runtime,
+    permits: Semaphore,
+}
+
+impl Uploads {
+    pub(crate) fn new(session: Session, counters: Arc<Counters>, runtime: Runtime) -> Self {
+        Uploads { session, counters, runtime, permits: Semaphore::new(UNDER_WAY) }
+    }
+
     /// Makes blobs of the content and sends them.
     pub(crate) async fn upload(self: &Arc<Self>, parts: Vec<Part>) -> Vec<Part> {
         let mut round = self.begin_round(parts).await;
@@ -152,15 +168,15 @@ impl Shared {
         }
         for request in requests {
             let members: Vec<usize> = request.iter().map(|(index, _, _)| *index).collect();
-            let shared = Arc::clone(self);
-            uploads.spawn_on(async move { (members, shared.send_blobs(request).await) }, &self.runtime);
+            let uploads_of = Arc::clone(self);
+            uploads.spawn_on(async move { (members, uploads_of.send_blobs(request).await) }, &self.runtime);
         }
         Round { parts, uploads }
     }
 
     /// Sends blobs in one request.
     async fn send_blobs(&self, request: Vec<(usize, BlobId, Draft)>) -> FsResult<()> {
-        let _permit = self.writeback.uploads.acquire().await.map_err(|_| Errno::ESHUTDOWN)?;
+        let _permit = self.permits.acquire().await.map_err(|_| Errno::ESHUTDOWN)?;
         let bytes: usize = request.iter().map(|(_, _, draft)| draft.data.len()).sum();
         let seal = move || request.into_iter().map(|(_, blob, draft)| draft.seal(blob)).collect::<Vec<Sealed>>();
         let sealed =

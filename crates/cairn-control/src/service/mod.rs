@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_server::Shared;
+use cairn_server::ServerState;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::timeout;
 
@@ -80,7 +80,7 @@ impl Default for ServiceOptions {
 
 /// The service. Cheap to share; ends with [`Service::close`].
 pub struct Service {
-    server: Arc<Shared>,
+    server: Arc<ServerState>,
     options: ServiceOptions,
     clock: Clock,
     store: Arc<Store>,
@@ -101,7 +101,7 @@ pub struct Service {
 impl Service {
     /// Opens the records beside the server's, makes the first account if there is none, and takes in the server's volumes.
     pub async fn open(
-        server: Arc<Shared>,
+        server: Arc<ServerState>,
         options: ServiceOptions,
         engine: Option<Arc<dyn ContainerEngine>>,
     ) -> Result<Arc<Self>, ServiceError> {

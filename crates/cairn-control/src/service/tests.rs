@@ -150,7 +150,7 @@ struct World {
 
 async fn open(directory: &tempfile::TempDir) -> (Server, Arc<Service>) {
     let server = Server::start(ServerConfig::new(directory.path())).await.expect("server");
-    let service = Service::open(Arc::clone(server.shared()), options(), None).await.expect("service");
+    let service = Service::open(Arc::clone(server.state()), options(), None).await.expect("service");
     (server, service)
 }
 

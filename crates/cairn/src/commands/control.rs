@@ -29,7 +29,7 @@ impl Control {
         let service_options =
             ServiceOptions { grace: options.grace, v1_shrink: options.v1_shrink, ..ServiceOptions::default() };
         let engine = container_engine(server, socket, options).await?;
-        let service = Service::open(Arc::clone(server.shared()), service_options, engine)
+        let service = Service::open(Arc::clone(server.state()), service_options, engine)
             .await
             .context("the control plane cannot be started")?;
         let key_file = service.key_file();
@@ -59,7 +59,7 @@ async fn container_engine(
         choice: options.engine.into(),
         engine_arguments: options.engine_arguments.clone(),
         pod_arguments: options.pod_arguments.clone(),
-        state: server.shared().data_path().join("containers"),
+        state: server.state().data_path().join("containers"),
         connect: ConnectOptions::new(ServerAddress::Unix(socket)),
         program: std::env::current_exe().context("this program's own file cannot be found")?,
     };

@@ -44,7 +44,7 @@ impl World {
             chunk_size,
             profile: cairn_types::Profile::default(),
         };
-        server.shared().catalogue().create(wanted).await.expect("volume");
+        server.state().catalogue().create(wanted).await.expect("volume");
         World { server: Some(server), config, directory }
     }
 

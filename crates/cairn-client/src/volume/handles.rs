@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cairn_types::Ino;
 use parking_lot::Mutex;
 
+use super::directory::Listing;
 use crate::api::Handle;
 use crate::readahead::ReadAhead;
-use crate::volume::directory::Listing;
 
 /// An open file.
 #[derive(Debug)]

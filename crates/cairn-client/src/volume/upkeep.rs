@@ -6,8 +6,8 @@ use std::time::Duration;
 use cairn_types::{Ino, LeaseMode};
 use cairn_wire::message::LeaseReturn;
 
+use super::Mount;
 use crate::stats::add;
-use crate::volume::Shared;
 
 const TICK: Duration = Duration::from_secs(1);
 /// How often the table of nodes is looked at: a walk brings several ten thousand a second.
@@ -17,20 +17,20 @@ const ACCESS_TIMES: u64 = 5;
 /// Ticks after which stamps of absent nodes may be forgotten: far longer than an answer is under way.
 const FLOORS: u64 = 300;
 
-impl Shared {
+impl Mount {
     /// Starts the tasks that live as long as the mount.
     pub(crate) fn start_background(self: &Arc<Self>) {
-        self.runtime.spawn(Arc::clone(self).run_writeback());
-        self.runtime.spawn(Arc::clone(self).run_journal());
-        let shared = Arc::downgrade(self);
-        self.runtime.spawn(tick(shared));
+        self.runtime.spawn(Arc::clone(&self.writeback).run());
+        self.runtime.spawn(Arc::clone(&self.journal).run());
+        self.runtime.spawn(tick(Arc::downgrade(self)));
     }
 
     /// Takes the nodes that were not used for the longest time out of the table, until it is a tenth below its limit.
     /// Blocks while the kernel empties its caches.
     fn evict(&self) {
-        let most = self.table.len().saturating_sub(self.options.nodes - self.options.nodes / 10);
+        let most = self.nodes.table.len().saturating_sub(self.options.nodes - self.options.nodes / 10);
         let victims: Vec<(Ino, bool, bool)> = self
+            .nodes
             .table
             .oldest(most)
             .into_iter()
@@ -42,7 +42,7 @@ impl Shared {
         let mut returns = Vec::new();
         let mut directories = false;
         for (ino, pages, is_directory) in victims {
-            let Some((stamp, mode)) = self.table.evict(ino) else { continue };
+            let Some((stamp, mode)) = self.nodes.table.evict(ino) else { continue };
             add(&self.counters.evictions, 1);
             if mode == LeaseMode::None {
                 continue;
@@ -66,56 +66,31 @@ impl Shared {
     }
 }
 
-impl Shared {
-    /// Lets go of files that were declared open because an open was expected, and then was not made.
-    fn close_unopened(&self) {
-        let mut closed = Vec::new();
-        // A recall locks the list while it has a node locked, so no node is locked here while the list is.
-        let mut expected = std::mem::take(&mut *self.expected_opens.lock());
-        expected.retain(|ino| {
-            let Some(node) = self.table.get(*ino) else { return false };
-            let mut state = node.lock();
-            if state.is_wanted() && !state.is_open() {
-                return true;
-            }
-            // One that is open now is closed with its last handle.
-            if !state.is_open() && state.take_declared_open() {
-                closed.push(*ino);
-            }
-            false
-        });
-        self.expected_opens.lock().append(&mut expected);
-        if !closed.is_empty() {
-            self.session.close_files(closed);
-        }
-    }
-}
-
-async fn tick(shared: Weak<Shared>) {
+async fn tick(mount: Weak<Mount>) {
     for count in 1u64.. {
         for _ in 0..LOOKS {
             tokio::time::sleep(TICK / LOOKS).await;
-            let Some(shared) = shared.upgrade() else { return };
-            if shared.table.len() > shared.options.nodes {
-                let evictor = Arc::clone(&shared);
-                if shared.runtime.spawn_blocking(move || evictor.evict()).await.is_err() {
+            let Some(mount) = mount.upgrade() else { return };
+            if mount.nodes.table.len() > mount.options.nodes {
+                let evictor = Arc::clone(&mount);
+                if mount.runtime.spawn_blocking(move || evictor.evict()).await.is_err() {
                     tracing::error!("nodes could not be evicted");
                 }
             }
         }
-        let Some(shared) = shared.upgrade() else { return };
-        if shared.closing.load(std::sync::atomic::Ordering::SeqCst) {
+        let Some(mount) = mount.upgrade() else { return };
+        if mount.closing.load(std::sync::atomic::Ordering::SeqCst) {
             return;
         }
-        shared.table.advance();
-        shared.close_unopened();
-        let idle = shared.room.take_idle();
-        shared.session.give_back(idle.bytes, idle.nodes);
+        mount.nodes.table.advance();
+        mount.recall.close_unopened();
+        let idle = mount.space.take_idle();
+        mount.session.give_back(idle.bytes, idle.nodes);
         if count % FLOORS == 0 {
-            shared.table.rotate_floors();
+            mount.nodes.table.rotate_floors();
         }
         if count % ACCESS_TIMES == 0 {
-            shared.flush_access_times().await;
+            mount.writeback.flush_access_times().await;
         }
     }
 }

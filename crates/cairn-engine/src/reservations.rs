@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::committer::Kind;
-use crate::quota::Room;
+use crate::quota::Space;
 use crate::{Inner, Reply};
 
 /// Longest time to wait for room to be given back.
@@ -20,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who waits for room, and when it was last asked for.
 #[derive(Debug, Default)]
-pub(crate) struct RoomService {
+pub(crate) struct Reservations {
     given_back: Notify,
     /// Counts what was given back, so that nobody waits for what has happened already.
     count: AtomicU64,
     last_asked: Mutex<Option<(Instant, u64)>>,
 }
 
-impl RoomService {
+impl Reservations {
     /// Room has become free.
     pub(crate) fn freed(&self) {
         self.count.fetch_add(1, Ordering::AcqRel);
@@ -36,7 +36,7 @@ impl RoomService {
 }
 
 impl Inner {
-    pub(crate) async fn reserve(self: &Arc<Self>, session: SessionId, needed: Room, wanted: Room) -> Reply {
+    pub(crate) async fn reserve(self: &Arc<Self>, session: SessionId, needed: Space, wanted: Space) -> Reply {
         let mut asked = false;
         loop {
             let inner = Arc::clone(self);
@@ -53,9 +53,9 @@ impl Inner {
                 Ok((granted, round.ledger.quota.anything_reserved(), fits_volume))
             });
             match reserved.await?? {
-                (Some(Room { bytes, inodes }), ..) => return Ok((Answer::Reserved { bytes, inodes }, Vec::new())),
+                (Some(Space { bytes, inodes }), ..) => return Ok((Answer::Reserved { bytes, inodes }, Vec::new())),
                 (None, true, _) if !asked => {
-                    self.ask_for_room().await;
+                    self.ask_for_space().await;
                     asked = true;
                 }
                 (None, _, true) => {
@@ -70,11 +70,11 @@ impl Inner {
         }
     }
 
-    pub(crate) async fn give_back(self: &Arc<Self>, session: SessionId, room: Room) -> Reply {
+    pub(crate) async fn give_back(self: &Arc<Self>, session: SessionId, room: Space) -> Reply {
         let inner = Arc::clone(self);
         let outcome = self.committer.submit(Kind::Normal, move |round| {
             round.ledger.quota.give_back(session, room);
-            inner.room.freed();
+            inner.reservations.freed();
         });
         outcome.await?;
         Ok((Answer::Done, Vec::new()))
@@ -82,8 +82,8 @@ impl Inner {
 
     /// Asks all sessions for room that they do not need and waits until somebody gave some back, or a moment. Sessions
     /// that are gone for too long lose what they have set aside.
-    pub(crate) async fn ask_for_room(&self) {
-        let before = self.room.count.load(Ordering::Acquire);
+    pub(crate) async fn ask_for_space(&self) {
+        let before = self.reservations.count.load(Ordering::Acquire);
         let mut ended = false;
         for session in self.sessions.all() {
             if self.sessions.is_expired(&session) {
@@ -92,7 +92,7 @@ impl Inner {
             }
         }
         {
-            let mut last = self.room.last_asked.lock();
+            let mut last = self.reservations.last_asked.lock();
             let in_vain = last.is_some_and(|(asked, count)| asked.elapsed() < PATIENCE && count == before);
             // A full volume must not make every write wait.
             if in_vain && !ended {
@@ -103,8 +103,8 @@ impl Inner {
         self.sessions.push_to_all(&Push::GiveBackRoom);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let given_back = self.room.given_back.notified();
-            if self.room.count.load(Ordering::Acquire) != before {
+            let given_back = self.reservations.given_back.notified();
+            if self.reservations.count.load(Ordering::Acquire) != before {
                 return;
             }
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
