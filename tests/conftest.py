@@ -14,7 +14,7 @@ import tempfile
 
 import pytest
 
-import harness
+from support import harness
 
 LOCAL = bool(os.environ.get("CAIRN_TEST_LOCAL"))
 DEFAULT_LIMIT = 120.0
@@ -128,7 +128,7 @@ def server(lab: harness.Lab) -> harness.Server:
 
 def need_engine(program: str) -> None:
     """The test runs containers: skipped with the reason where that cannot be done, which is a failure in CI."""
-    import containers
+    from support import containers
 
     reason = containers.why_not(program)
     if reason and os.environ.get("CI"):

@@ -16,8 +16,8 @@ import time
 
 import pytest
 
-import harness
-from helpers import as_user, fails_with, random_bytes, run
+from support import harness
+from support.helpers import as_user, fails_with, random_bytes, run
 
 # --- times, modes, owners ------------------------------------------------------------------------------------------
 

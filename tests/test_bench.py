@@ -13,7 +13,7 @@ import re
 
 import pytest
 
-import harness
+from support import harness
 
 SMALL = [
     "--size", "8MiB", "--count", "60", "--small", "4KiB", "--random-reads", "50", "--fsyncs", "5", "--archive-sizes", "1KiB,16KiB",

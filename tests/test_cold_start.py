@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import coldstart
-import containers
+from support import coldstart, containers
 from conftest import need_engine
 
 

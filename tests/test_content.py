@@ -14,8 +14,8 @@ import stat
 import subprocess
 import sys
 
-import syscalls
-from helpers import MIB, fails_with, opened, random_bytes, run
+from support import syscalls
+from support.helpers import MIB, fails_with, opened, random_bytes, run
 
 # --- content -------------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,7 @@ import stat
 
 import pytest
 
-import control
-import harness
+from support import control, harness
 
 GB = 10**9
 DAY = 24 * 3600

@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-import control
-import harness
+from support import control, harness
 
 
 @pytest.fixture

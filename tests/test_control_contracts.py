@@ -11,8 +11,7 @@ import re
 
 import pytest
 
-import control
-import harness
+from support import control, harness
 
 jsonschema = pytest.importorskip("jsonschema")
 CONTRACTS = pathlib.Path(__file__).parent / "contracts"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import control
-import harness
+from support import control, harness
 
 runpod = pytest.importorskip("runpod")
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-import crashloop
+from support import crashloop
 
 pytestmark = pytest.mark.needs_cairn
 

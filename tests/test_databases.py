@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-import harness
+from support import harness
 
 WRITER = """
 import random, sqlite3, sys

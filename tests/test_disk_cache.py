@@ -9,8 +9,8 @@ import subprocess
 
 import pytest
 
-import harness
-from helpers import random_bytes
+from support import harness
+from support.helpers import random_bytes
 
 MIB = 1 << 20
 

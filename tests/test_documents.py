@@ -11,9 +11,7 @@ import sys
 
 import pytest
 
-import containers
-import documents
-import harness
+from support import containers, documents, harness
 from conftest import need_engine
 
 DOCS = harness.ROOT / "docs"

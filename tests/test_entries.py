@@ -13,9 +13,8 @@ import socket
 import stat
 import threading
 
-import harness
-import syscalls
-from helpers import MIB, fails_with, opened, random_bytes
+from support import harness, syscalls
+from support.helpers import MIB, fails_with, opened, random_bytes
 
 # --- names ---------------------------------------------------------------------------------------------------------
 

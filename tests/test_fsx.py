@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-import harness
-import suites
+from support import harness, suites
 
 
 @pytest.mark.needs_cairn

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-import harness
+from support import harness
 
 MIB = 1 << 20
 

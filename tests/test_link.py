@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-import harness
-from link import Link
+from support import harness
+from support.link import Link
 
 MB = 1_000_000
 RATE = 400 * MB

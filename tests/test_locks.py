@@ -13,13 +13,12 @@ import time
 
 import pytest
 
-import harness
-import syscalls
+from support import harness, syscalls
 
 HOLDER = """
 import fcntl, os, sys
 sys.path.insert(0, sys.argv[4])
-import syscalls
+from support import syscalls
 descriptor = os.open(sys.argv[1], os.O_RDWR)
 kind = {"shared": fcntl.LOCK_SH, "exclusive": fcntl.LOCK_EX}[sys.argv[3]]
 record = {"shared": fcntl.F_RDLCK, "exclusive": fcntl.F_WRLCK}[sys.argv[3]]

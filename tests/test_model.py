@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-import model
+from support import model
 
 SEEDS = [int(seed) for seed in os.environ.get("CAIRN_TEST_SEEDS", "1 2 3 4 5 6").split()]
 COUNT = int(os.environ.get("CAIRN_TEST_OPERATIONS", "2500"))

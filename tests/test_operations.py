@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-import harness
+from support import harness
 
 DASHBOARD = harness.ROOT / "packaging" / "grafana" / "cairn.json"
 

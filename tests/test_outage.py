@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-import harness
+from support import harness
 
 AWAY = (errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.ECONNREFUSED)
 

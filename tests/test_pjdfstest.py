@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import harness
-import suites
+from support import harness, suites
 
 
 @pytest.mark.limit(900)

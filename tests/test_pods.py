@@ -10,9 +10,7 @@ import time
 
 import pytest
 
-import containers
-import control
-import harness
+from support import containers, control, harness
 from conftest import need_engine
 
 LIMIT = 60.0

@@ -20,8 +20,7 @@ from collections.abc import Callable
 
 import pytest
 
-import harness
-import helpers
+from support import harness, helpers
 
 KIB, MIB = 1 << 10, 1 << 20
 EMULATED = ("runpod-standard", "runpod-high-performance", "moosefs")

@@ -12,8 +12,7 @@ import threading
 
 import pytest
 
-import harness
-import syscalls
+from support import harness, syscalls
 
 MIB = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)

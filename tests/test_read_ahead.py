@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-import harness
-from helpers import random_bytes
+from support import harness
+from support.helpers import random_bytes
 
 MIB = 1 << 20
 

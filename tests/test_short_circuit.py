@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-import harness
+from support import harness
 
 MIB = 1 << 20
 

@@ -13,7 +13,7 @@ import zipfile
 
 import pytest
 
-import harness
+from support import harness
 
 MIB = 1 << 20
 ARCHIVES = ("tar", "tar.gz", "tar.zst", "zip")

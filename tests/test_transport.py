@@ -17,7 +17,7 @@ import threading
 
 import pytest
 
-import harness
+from support import harness
 
 PARAMETER = pathlib.Path("/sys/module/fuse/parameters/enable_uring")
 pytestmark = pytest.mark.skipif(not PARAMETER.exists(), reason="this kernel has no FUSE over io_uring")

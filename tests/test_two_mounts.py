@@ -16,9 +16,7 @@ import time
 
 import pytest
 
-import harness
-import model
-import syscalls
+from support import harness, model, syscalls
 
 
 def both(two_mounts):

@@ -6,15 +6,12 @@ import contextlib
 import json
 import os
 import pathlib
-import signal
 import socket
 import time
 
 import pytest
 
-import containers
-import harness
-import helpers
+from support import containers, harness, helpers
 from conftest import need_engine
 
 
@@ -162,7 +159,7 @@ def test_a_mount_whose_process_died_is_made_anew(lab, plugin):
     with helpers.opened(path / "file") as file:
         os.write(file, b"synced")
         os.fsync(file)
-    os.kill(mount_pid(lab, path), signal.SIGKILL)
+    helpers.kill_mount(mount_pid(lab, path), path)
     assert plugin.mount("models", "two") == path
     assert (path / "file").read_text() == "synced"
     for holder in ("one", "two"):

@@ -150,6 +150,9 @@ impl Answer {
 
     fn write(&mut self, reply: &Reply) {
         let Some(mut target) = self.target.take() else { return };
+        // Before the answer leaves: who has it finds it counted.
+        let failed = matches!(reply, Reply::Error(_));
+        self.shared.statistics.record(self.opcode, self.started.elapsed(), self.spawned, failed);
         if let Err(error) = target.put(self.unique, reply) {
             // With these the request is gone: its caller was killed or the mount ended.
             let gone = [libc::ENOENT, libc::ENODEV, libc::ECONNABORTED, libc::EPERM];
@@ -162,8 +165,6 @@ impl Answer {
         if let Target::Ring(returns, slot) = target {
             returns.give_back(slot);
         }
-        let failed = matches!(reply, Reply::Error(_));
-        self.shared.statistics.record(self.opcode, self.started.elapsed(), self.spawned, failed);
     }
 }
 

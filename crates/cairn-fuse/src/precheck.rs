@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use cairn_types::errno::DEAD_MOUNT;
 use cairn_types::profile::MOOSEFS_SOURCE;
 
 use crate::device::DEVICE_PATH;
@@ -53,8 +54,7 @@ fn check_directory(options: &MountOptions) -> Result<PathBuf, MountError> {
     let explain = |source: io::Error| match source.raw_os_error() {
         Some(libc::ENOENT) => MountError::DirectoryMissing(directory.clone()),
         Some(libc::ENOTDIR) => MountError::NotADirectory(directory.clone()),
-        // The others: the daemon has just been killed, and the kernel is still taking its rings apart.
-        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED) => MountError::Stale(directory.clone()),
+        Some(errno) if DEAD_MOUNT.contains(&errno) => MountError::Stale(directory.clone()),
         _ => MountError::Io { action: "look into", directory: directory.clone(), source },
     };
     if !fs::metadata(directory).map_err(explain)?.is_dir() {

@@ -28,13 +28,13 @@ struct Counters {
 pub struct OperationStatistics {
     /// The kernel's name, in capitals (`LOOKUP`).
     pub name: &'static str,
-    /// Requests answered.
+    /// Requests answered. Counted before the answer leaves, so whoever has the answer finds it here.
     pub count: u64,
     /// Of these, how many had to wait in a task instead of being answered at once on the queue's thread.
     pub spawned: u64,
     /// Of these, how many were answered with an errno (absent names included).
     pub errors: u64,
-    /// From the end of reading the request to the end of writing the answer, added up.
+    /// From the end of reading the request until its answer was ready to be written, added up.
     pub total_time: Duration,
 }
 

@@ -11,6 +11,10 @@ pub struct Errno(pub i32);
 /// What a file operation gives back.
 pub type FsResult<T> = Result<T, Errno>;
 
+/// What the kernel answers on a mount whose process is gone: `ENOTCONN`, and while it still takes the connection or the
+/// rings of a process apart that was killed just now, `ECONNABORTED` and `ECANCELED`.
+pub const DEAD_MOUNT: [i32; 3] = [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED];
+
 macro_rules! errnos {
     ($($name:ident),* $(,)?) => {
         impl Errno {

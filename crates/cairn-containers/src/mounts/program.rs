@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cairn_client::ConnectOptions;
 use cairn_types::VolumeId;
+use cairn_types::errno::DEAD_MOUNT;
 
 use super::{MountState, Mounter};
 use crate::program::{self, RunError};
@@ -97,17 +98,17 @@ impl Mounter for CairnProgram {
     }
 }
 
-/// A mount point is on another device than its parent; a mount without a process answers with ENOTCONN or ECONNABORTED, but not
+/// A mount point is on another device than its parent; a mount without a process answers with one of [`DEAD_MOUNT`], but not
 /// while the kernel knows the answer itself. `statfs` it never does.
 fn look(directory: &Path) -> MountState {
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
-    let dead = |kind| matches!(kind, io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted);
+    let dead = |error: &io::Error| error.raw_os_error().is_some_and(|errno| DEAD_MOUNT.contains(&errno));
     match (device(directory), directory.parent().map(device)) {
         (Ok(own), Some(Ok(outer))) if own != outer => match rustix::fs::statfs(directory).map_err(io::Error::from) {
-            Err(error) if dead(error.kind()) => MountState::Dead,
+            Err(error) if dead(&error) => MountState::Dead,
             _ => MountState::Live,
         },
-        (Err(error), _) if dead(error.kind()) => MountState::Dead,
+        (Err(error), _) if dead(&error) => MountState::Dead,
         (Err(error), _) if error.kind() != io::ErrorKind::NotFound => MountState::Live,
         _ => MountState::Absent,
     }

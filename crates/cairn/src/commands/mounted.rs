@@ -11,6 +11,7 @@ use cairn_emulation::Emulated;
 use cairn_fuse::{Mount, MountError, MountOptions};
 use cairn_runtime::MemoryBudget;
 use cairn_types::Profile;
+use cairn_types::errno::DEAD_MOUNT;
 use cairn_types::profile::MOOSEFS_SOURCE;
 use cairn_wire::admin::VolumeInfo;
 use cairn_wire::handshake::{ClientInfo, ClientKind};
@@ -207,7 +208,7 @@ impl Live {
 fn absolute(directory: &Path) -> Result<PathBuf> {
     if let Err(error) = std::fs::create_dir_all(directory)
         && error.kind() != std::io::ErrorKind::AlreadyExists
-        && !matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED))
+        && !error.raw_os_error().is_some_and(|errno| DEAD_MOUNT.contains(&errno))
     {
         let message = format!("cannot make the directory {}: {error}", directory.display());
         return Err(WithExit(Exit::CannotMount, message).into());

@@ -19,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 
-import harness
+from . import harness
 
 IMAGE = "localhost/box"
 """BusyBox and nothing else."""

@@ -23,8 +23,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import harness
-from peers import Peer
+from . import harness
+from .peers import Peer
 
 PIP_PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn")
 # Of `cairn bench --rows`, in the order of the report, and how many times as fast as a peer Cairn must be.

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 START_LIMIT = 30.0
 STOP_LIMIT = 60.0
 COMMAND_LIMIT = 60.0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import random
+import signal
 import subprocess
 
-import harness
-import syscalls
+from . import harness, syscalls
 
 MIB = 1 << 20
 
@@ -39,6 +40,25 @@ def fails_with(number: int):
             return True
 
     return Expect()
+
+
+# What a mount answers whose process is gone. The last two: while the kernel still takes its connection or its rings apart.
+DEAD_MOUNT = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED)
+
+
+def kill_mount(pid: int, path: pathlib.Path) -> None:
+    """Kills the process behind a mount and waits until the kernel has noticed: until then requests may still be answered."""
+
+    def dead() -> bool:
+        try:
+            os.statvfs(path)
+        except OSError as error:
+            assert error.errno in DEAD_MOUNT, syscalls.name_of(error.errno)
+            return error.errno == errno.ENOTCONN
+        return False
+
+    os.kill(pid, signal.SIGKILL)
+    harness.wait_until(dead, 30, "the kernel notices the end of the mount's process")
 
 
 def random_bytes(length: int, seed: int = 1) -> bytes:

@@ -16,7 +16,7 @@ import random
 import sys
 import time
 
-import harness
+from . import harness
 
 RECORD = 512
 
@@ -351,8 +351,9 @@ def one_round(lab, server, mount, expected: Expectations, source: random.Random,
         ledger = lab.root / f"ledger-{number}-{index}"
         ledger.touch()
         ledgers.append(ledger)
-        command = [sys.executable, __file__, kind, str(mount.path), str(ledger), str(index), str(source.randrange(1 << 30))]
-        writers.append(harness.Process(lab, f"writer-{kind}", command))
+        command = [sys.executable, "-m", __spec__.name, kind, str(mount.path), str(ledger), str(index), str(source.randrange(1 << 30))]
+        path = {"PYTHONPATH": str(harness.ROOT / "tests")}
+        writers.append(harness.Process(lab, f"writer-{kind}", command, path))
     time.sleep(source.uniform(0.1, 2.5))
     context = f"round {number}, {victim} killed"
     if victim == "server":

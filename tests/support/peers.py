@@ -19,8 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-import harness
-import syscalls
+from . import harness, syscalls
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ import pathlib
 import re
 import subprocess
 
-import harness
+from . import harness
 
 PRIVATE = (
     "/var/lib/cairn", "/var/lib/cairn-plugin", "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers",

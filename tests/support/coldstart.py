@@ -12,8 +12,7 @@ import os
 import sys
 import time
 
-import containers
-import harness
+from . import containers, harness
 
 IMAGE = "localhost/worker"
 WORKER = harness.ROOT / "examples" / "cold-start" / "worker.py"

@@ -11,7 +11,7 @@ import pathlib
 import urllib.error
 import urllib.request
 
-import harness
+from . import harness
 
 LIMIT = 60.0
 

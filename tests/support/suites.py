@@ -12,10 +12,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-import harness
+from . import harness
 
-CONFIG = pathlib.Path(__file__).parent / "config"
-EXCLUSIONS = pathlib.Path(__file__).parent / "pjdfstest-exclusions.txt"
+CONFIG = harness.ROOT / "tests/config"
+EXCLUSIONS = harness.ROOT / "tests/pjdfstest-exclusions.txt"
 
 
 def tool(name: str) -> str:

@@ -22,8 +22,8 @@ import stat
 import time
 from collections.abc import Callable
 
-import harness
-from operations import Operation, Place, describe, generate
+from . import harness
+from .operations import Operation, Place, describe, generate
 
 LONG_AGO = 10**18  # Nanoseconds: the year 2001. Times that operations set explicitly lie before it, the clock after it.
 

@@ -16,7 +16,7 @@ import stat
 import struct
 from collections.abc import Callable
 
-import syscalls
+from . import syscalls
 
 SLOTS = 4
 NAMES = ["a", "b", "c", "long" * 30, "ünï\udcff"]
