@@ -196,7 +196,6 @@ impl Mount {
             Arc::clone(&nodes),
             Arc::clone(&space),
             recovery,
-            session.clone(),
             Arc::clone(&counters),
             runtime.clone(),
         ));

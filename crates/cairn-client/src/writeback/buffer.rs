@@ -16,7 +16,6 @@ use crate::node::{FileState, Life, Node};
 use crate::node_cache::NodeCache;
 use crate::overlay::FrozenChunk;
 use crate::reservation::SpaceReservation;
-use crate::session::Session;
 use crate::stats::{Counters, add};
 use crate::timer::sleep;
 
@@ -35,7 +34,6 @@ pub(crate) struct WriteBuffer {
     nodes: Arc<NodeCache>,
     space: Arc<SpaceReservation>,
     recovery: Recovery,
-    session: Session,
     counters: Arc<Counters>,
     runtime: Runtime,
 }
@@ -47,11 +45,10 @@ impl WriteBuffer {
         nodes: Arc<NodeCache>,
         space: Arc<SpaceReservation>,
         recovery: Recovery,
-        session: Session,
         counters: Arc<Counters>,
         runtime: Runtime,
     ) -> Self {
-        WriteBuffer { files: DirtyFiles::new(budget, delay), nodes, space, recovery, session, counters, runtime }
+        WriteBuffer { files: DirtyFiles::new(budget, delay), nodes, space, recovery, counters, runtime }
     }
 
     /// Where copies of lost content go.
