@@ -139,7 +139,7 @@ impl WriteBuffer {
     }
 
     /// Whether a flush that failed so is tried again.
-    pub(crate) fn is_passing(&self, node: &Node, error: &Error) -> bool {
+    pub(crate) fn is_passing(node: &Node, error: &Error) -> bool {
         match error.kind() {
             ErrorKind::TryAgain
             | ErrorKind::TimedOut
@@ -156,7 +156,7 @@ impl WriteBuffer {
 
     pub(crate) fn flush_failed(&self, node: &Arc<Node>, error: Error) -> FsResult<()> {
         add(&self.counters.flush_failures, 1);
-        if self.is_passing(node, &error) {
+        if Self::is_passing(node, &error) {
             self.retry_later(node);
             return Err(error);
         }

@@ -8,6 +8,7 @@ use cairn_types::OpReply;
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use cairn_wire::message::BlobHeader;
 
+use super::buffer::WriteBuffer;
 use super::entry::{Entry, Queued};
 use super::journal::Journal;
 use super::upload::Part;
@@ -141,7 +142,7 @@ impl Journal {
         loop {
             round = self.uploads.upload(round).await;
             let again = round.iter().any(|part| {
-                part.outcome.as_ref().is_err_and(|error| self.buffer.is_passing(&part.node, error))
+                part.outcome.as_ref().is_err_and(|error| WriteBuffer::is_passing(&part.node, error))
                     && !self.buffer.files.is_stopped()
             });
             if !again {
