@@ -16,8 +16,9 @@ mod held_locks;
 mod node;
 mod node_cache;
 mod overlay;
+mod prefetch;
 mod private;
-mod readahead;
+mod read_plan;
 mod recall;
 mod reservation;
 pub mod session;
@@ -25,7 +26,6 @@ mod stats;
 mod timer;
 mod tls;
 mod volume;
-mod walk;
 mod writeback;
 
 pub use address::{ConnectOptions, ServerAddress};
