@@ -10,7 +10,10 @@
 //! ```
 //!
 //! What it keeps lies in a [`Storage`]: a key-value store for metadata, a blob store for the bytes of files, neither of
-//! which need be local. It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
+//! which need be local. Opening takes the volume over ([`cairn_meta::Ownership`]): whoever had it open changes nothing any
+//! more, and stops serving when it finds out.
+//!
+//! It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
 //! [`PushSender`] of their control connection.
 //!
 //! Order of locks, outermost first: leases; then any one of sessions, open files, locks, pending blobs; then the queue of
