@@ -71,6 +71,9 @@ pub enum ServiceError {
 }
 
 impl ServiceError {
+    /// What the outside is told of every internal failure.
+    pub const INTERNAL: &str = "the server could not do it; its log says why";
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             ServiceError::NotFound { .. } => ErrorKind::NotFound,
@@ -117,7 +120,7 @@ impl ServiceError {
     /// for the log.
     pub fn public_message(&self) -> String {
         if self.kind() == ErrorKind::Internal {
-            "the server could not do it; its log says why".to_owned()
+            Self::INTERNAL.to_owned()
         } else {
             self.to_string()
         }
