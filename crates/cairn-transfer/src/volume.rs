@@ -1,18 +1,20 @@
-//! A tree in a volume, as source and as sink, through `cairn_client`.
+//! A tree in a volume, as source and as sink, through `cairn_path`: with all rights, and no symbolic link is followed.
 
 use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsStr;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use cairn_client::api::{Caller, DirEntry, Entry, FileSystem, Handle, Lookup, SeekTarget, WriteFlags};
-use cairn_client::{Error, FsResult, Volume};
-use cairn_types::{Attr, AttrChange, AttrFlags, Errno, FileKind, Ino, LockOwner, Name, NewNode, Timestamp, XattrMode};
+use cairn_client::Volume;
+use cairn_client::api::FileSystem;
+use cairn_path::{Create, Credentials, Follow, Holes, Node, OpenOptions, PathError, View};
+use cairn_types::{Attr, AttrChange, AttrFlags, Errno, FileKind, Ino, NewNode, Timestamp, XattrMode};
 use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 use crate::content::{Digest, Hasher, hash};
-use crate::item::{Content, Item, Kind, Meta, PIECE};
+use crate::item::{Content, Item, Kind, Meta};
 use crate::pump::Progress;
 use crate::{Sink, Source, TransferError};
 
@@ -23,13 +25,13 @@ pub struct VolumeTree {
     root: PathBuf,
 }
 
-/// Adds to an error of the volume what was being done to which file.
-fn during<T>(outcome: Result<T, impl Into<Error>>, action: &'static str, path: &Path) -> Result<T, TransferError> {
-    outcome.map_err(|error| TransferError::Volume { action, path: path.to_owned(), source: error.into() })
+/// Says of an error of the volume what was being done to which file of the transfer.
+fn during<T>(outcome: Result<T, PathError>, action: &'static str, path: &Path) -> Result<T, TransferError> {
+    outcome.map_err(|PathError { source, .. }| TransferError::Volume { action, path: path.to_owned(), source })
 }
 
-fn name_of(path: &Path) -> Result<Name, TransferError> {
-    during(Name::new(path.file_name().unwrap_or_default().as_bytes()), "use the name of", path)
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
 }
 
 impl VolumeTree {
@@ -38,14 +40,26 @@ impl VolumeTree {
         VolumeTree { volume, runtime, root }
     }
 
-    fn find(&self, parent: Ino, path: &Path) -> Result<Option<Attr>, TransferError> {
-        let name = name_of(path)?;
-        match during(self.runtime.block_on(self.volume.lookup(parent, name)), "find", path)? {
-            Lookup::Found(entry) => {
-                self.volume.forget(entry.attr.ino, 1);
-                Ok(Some(entry.attr))
-            }
-            Lookup::Absent { .. } => Ok(None),
+    /// Waits for something that the volume does.
+    fn wait<T>(
+        &self,
+        outcome: impl Future<Output = Result<T, PathError>>,
+        action: &'static str,
+        path: &Path,
+    ) -> Result<T, TransferError> {
+        during(self.runtime.block_on(outcome), action, path)
+    }
+
+    /// The whole volume.
+    fn view(&self) -> Result<View<Volume>, TransferError> {
+        let view = View::new(self.volume.clone(), Credentials::superuser(), self.runtime.clone());
+        Ok(self.wait(view, "look at", &self.root)?.without_links())
+    }
+
+    fn find(&self, folder: &View<Volume>, path: &Path, name: &OsStr) -> Result<Option<Node<Volume>>, TransferError> {
+        match self.runtime.block_on(folder.node(name, Follow::No)) {
+            Err(error) if error.errno() == Errno::ENOENT => Ok(None),
+            found => during(found, "find", path).map(Some),
         }
     }
 
@@ -54,197 +68,102 @@ impl VolumeTree {
     /// # Errors
     /// `ENOTDIR` if the way there leads through something else than folders.
     pub fn root(&self) -> Result<Option<Attr>, TransferError> {
-        let mut attr = during(self.runtime.block_on(self.volume.getattr(Ino::ROOT)), "look at", &self.root)?.attr;
-        let mut path = PathBuf::new();
-        for name in &self.root {
-            path.push(name);
-            match self.find(attr.ino, &path)? {
-                Some(found) => attr = found,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(attr))
+        let found = self.find(&self.view()?, &self.root, self.root.as_os_str())?;
+        Ok(found.map(|node| node.attr()))
     }
 
-    fn walk(&self, path: &Path, attr: &Attr, walk: &mut Walk<'_>) -> Result<(), TransferError> {
-        let meta = self.meta_of(attr, path)?;
-        let kind = match walk.seen.get(&attr.ino) {
+    fn item(
+        &self,
+        view: &View<Volume>,
+        node: &Node<Volume>,
+        path: &Path,
+        seen: &mut HashMap<Ino, PathBuf>,
+    ) -> Result<Item, TransferError> {
+        let attr = node.attr();
+        let meta = self.meta_of(view, node, path)?;
+        let kind = match seen.get(&attr.ino) {
             Some(first) => Kind::HardLink(first.clone()),
-            None => self.kind_of(attr, path)?,
+            None => self.kind_of(view, node, path)?,
         };
         if !attr.is_dir() && attr.nlink > 1 {
-            walk.seen.entry(attr.ino).or_insert_with(|| path.to_owned());
+            seen.entry(attr.ino).or_insert_with(|| path.to_owned());
         }
-        (walk.take)(Item { path: path.to_owned(), meta, kind })?;
-        if !attr.is_dir() {
-            return Ok(());
-        }
-        let mut entries = self.runtime.block_on(list(self.volume.clone(), attr.ino));
-        if let Ok(found) = &mut entries {
-            found.sort_by(|a, b| a.0.cmp(&b.0));
-        }
-        for (name, attr) in during(entries, "list", path)? {
-            let outcome = self.walk(&path.join(std::ffi::OsStr::from_bytes(&name)), &attr, walk);
-            self.volume.forget(attr.ino, 1);
-            outcome?;
-        }
-        Ok(())
+        Ok(Item { path: path.to_owned(), meta, kind })
     }
 
-    fn meta_of(&self, attr: &Attr, path: &Path) -> Result<Meta, TransferError> {
-        let volume = &self.volume;
-        let read = async {
-            let mut xattrs = Vec::new();
-            for name in volume.list_xattr(attr.ino).await? {
-                let value = volume.get_xattr(attr.ino, name.clone()).await?;
-                xattrs.push((name.to_vec(), value.to_vec()));
-            }
-            FsResult::Ok(xattrs)
-        };
+    fn meta_of(&self, view: &View<Volume>, node: &Node<Volume>, path: &Path) -> Result<Meta, TransferError> {
+        let attr = node.attr();
         let some = [AttrFlags::HAS_XATTR, AttrFlags::HAS_ACL, AttrFlags::HAS_CAPABILITY];
         let xattrs = if some.iter().any(|flag| attr.flags.contains(*flag)) {
-            during(self.runtime.block_on(read), "read the attributes of", path)?
+            let read = self.wait(view.xattrs(node), "read the attributes of", path)?;
+            read.into_iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
         } else {
             Vec::new()
         };
         Ok(Meta { mode: attr.mode, uid: attr.uid, gid: attr.gid, atime: attr.atime, mtime: attr.mtime, xattrs })
     }
 
-    fn kind_of(&self, attr: &Attr, path: &Path) -> Result<Kind, TransferError> {
+    fn kind_of(&self, view: &View<Volume>, node: &Node<Volume>, path: &Path) -> Result<Kind, TransferError> {
+        let attr = node.attr();
         Ok(match attr.kind {
             FileKind::Directory => Kind::Directory,
-            FileKind::Symlink => {
-                let target = during(self.runtime.block_on(self.volume.readlink(attr.ino)), "read", path)?;
-                Kind::Symlink(target.to_vec())
-            }
+            FileKind::Symlink => Kind::Symlink(self.wait(view.link_target(node), "read", path)?.to_vec()),
             FileKind::Fifo => Kind::Fifo,
             FileKind::Socket => Kind::Socket,
             FileKind::CharDevice => Kind::CharDevice(attr.rdev),
             FileKind::BlockDevice => Kind::BlockDevice(attr.rdev),
-            FileKind::Regular => Kind::Regular { size: attr.size, content: self.content(attr, path.to_owned()) },
+            FileKind::Regular => Kind::Regular { size: attr.size, content: self.content(view, node, path.to_owned()) },
         })
     }
 
     /// Starts to read at once, ahead of whoever takes the pieces.
-    fn content(&self, attr: &Attr, path: PathBuf) -> Box<dyn Content> {
+    fn content(&self, view: &View<Volume>, node: &Node<Volume>, path: PathBuf) -> Box<dyn Content> {
         /// Pieces read ahead of one file.
         const AHEAD: usize = 2;
         let (send, pieces) = tokio::sync::mpsc::channel(AHEAD);
-        let (volume, ino, size) = (self.volume.clone(), attr.ino, attr.size);
+        let (view, node) = (view.clone(), node.clone());
         self.runtime.spawn(async move {
-            if let Err(source) = read_file(&volume, ino, size, &send).await {
-                let _ = send.send(Err(TransferError::Volume { action: "read", path, source })).await;
+            if let Err(error) = read_file(&view, &node, &send).await {
+                let _ = send.send(during(Err(error), "read", &path)).await;
             }
         });
         Box::new(Streamed { pieces })
     }
 }
 
-struct Walk<'a> {
-    /// First path of each node with several names.
-    seen: HashMap<Ino, PathBuf>,
-    take: &'a mut dyn FnMut(Item) -> Result<(), TransferError>,
-}
-
 impl Source for VolumeTree {
     fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), TransferError>) -> Result<(), TransferError> {
-        let Some(attr) = self.root()? else {
-            return Err(TransferError::Volume {
-                action: "find",
-                path: self.root.clone(),
-                source: Errno::ENOENT.into(),
-            });
-        };
+        let view = self.view()?;
+        let mut walk = self.wait(view.walk(&self.root), "find", &self.root)?;
         // A single file keeps its name.
-        let path =
-            if attr.is_dir() { PathBuf::new() } else { self.root.file_name().map(PathBuf::from).unwrap_or_default() };
-        self.walk(&path, &attr, &mut Walk { seen: HashMap::new(), take })
-    }
-}
-
-/// Names and attributes, each counted as one reference.
-async fn list(volume: Volume, folder: Ino) -> FsResult<Vec<(Bytes, Attr)>> {
-    const AT_ONCE: u32 = 256 << 10;
-    let handle = volume.open_dir(folder).await?;
-    let mut found = Vec::new();
-    let mut cursor = 0;
-    let outcome = loop {
-        match volume.read_dir(folder, handle, cursor, AT_ONCE, true).await {
-            Ok(entries) if entries.is_empty() => break Ok(()),
-            Ok(entries) => {
-                cursor = entries.last().map_or(cursor, |entry| entry.cursor);
-                let named = entries.into_iter().filter(|entry| !matches!(&*entry.name, b"." | b".."));
-                if let Err(errno) = take_attributes(&volume, named, &mut found).await {
-                    break Err(errno);
-                }
-            }
-            Err(errno) => break Err(errno),
+        let mut single = self.root.file_name().map(PathBuf::from);
+        let mut seen = HashMap::new();
+        loop {
+            let next = self.runtime.block_on(walk.next()).map_err(|PathError { action, path, source }| {
+                let path = path.strip_prefix(&self.root).map(Path::to_owned).unwrap_or(path);
+                TransferError::Volume { action, path, source }
+            })?;
+            let Some(found) = next else { return Ok(()) };
+            let name = single.take().filter(|_| !found.node.attr().is_dir());
+            take(self.item(&view, &found.node, &name.unwrap_or(found.path), &mut seen)?)?;
         }
-    };
-    volume.release_dir(handle);
-    outcome.map(|()| found)
-}
-
-/// Adds the entries with their attributes, which a listing leaves out where another mount holds the node.
-async fn take_attributes(
-    volume: &Volume,
-    entries: impl Iterator<Item = DirEntry>,
-    found: &mut Vec<(Bytes, Attr)>,
-) -> FsResult<()> {
-    for DirEntry { name, ino, entry, .. } in entries {
-        let attr = match entry {
-            Some(entry) => entry.attr,
-            None => match volume.getattr(ino).await {
-                Ok(reply) => reply.attr,
-                // Removed since it was listed.
-                Err(error) if error == Errno::ENOENT || error == Errno::ESTALE => continue,
-                Err(errno) => return Err(errno),
-            },
-        };
-        found.push((name, attr));
     }
-    Ok(())
 }
 
 type Piece = Result<(u64, Bytes), TransferError>;
 
 /// Sends the data of a file, holes left out, until its end or until nobody wants more.
-async fn read_file(volume: &Volume, ino: Ino, size: u64, send: &tokio::sync::mpsc::Sender<Piece>) -> FsResult<()> {
-    let opened = volume.open(ino, libc::O_RDONLY).await?;
-    let outcome = read_pieces(volume, ino, opened.handle, size, send).await;
-    volume.release(ino, opened.handle, None).await;
-    outcome
-}
-
-async fn read_pieces(
-    volume: &Volume,
-    ino: Ino,
-    handle: Handle,
-    size: u64,
+async fn read_file(
+    view: &View<Volume>,
+    node: &Node<Volume>,
     send: &tokio::sync::mpsc::Sender<Piece>,
-) -> FsResult<()> {
-    let mut at = 0;
-    let mut data_end = 0;
-    while at < size {
-        if at >= data_end {
-            at = match volume.seek(ino, at, SeekTarget::Data).await {
-                Ok(start) => start,
-                Err(error) if error == Errno::ENXIO => return Ok(()),
-                Err(errno) => return Err(errno),
-            };
-            data_end = volume.seek(ino, at, SeekTarget::Hole).await?;
+) -> Result<(), PathError> {
+    let file = view.open_node(node, OpenOptions::default()).await?;
+    let mut data = file.stream(0..node.attr().size, Holes::Skip);
+    while let Some(piece) = data.next().await? {
+        if send.send(Ok(piece)).await.is_err() {
+            break;
         }
-        let wanted = (data_end - at).min(PIECE as u64) as u32;
-        let parts = volume.read(ino, handle, at, wanted).await?;
-        let bytes = if let [single] = &parts[..] { single.clone() } else { parts.concat().into() };
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let next = at + bytes.len() as u64;
-        if send.send(Ok((at, bytes))).await.is_err() {
-            return Ok(());
-        }
-        at = next;
     }
     Ok(())
 }
@@ -266,9 +185,9 @@ pub struct VolumeSink {
     /// Verification wants a digest also of what is left alone.
     hash_kept: bool,
     /// Folders that are known to exist, below the root of the transfer.
-    folders: Mutex<HashMap<PathBuf, Ino>>,
+    folders: Mutex<HashMap<PathBuf, View<Volume>>>,
     /// What the folders shall look like when everything is in them.
-    metas: Mutex<Vec<(PathBuf, Ino, Meta)>>,
+    metas: Mutex<Vec<(PathBuf, View<Volume>, Meta)>>,
 }
 
 impl VolumeSink {
@@ -276,114 +195,89 @@ impl VolumeSink {
         VolumeSink { tree, hash_kept, folders: Mutex::default(), metas: Mutex::default() }
     }
 
-    fn caller(meta: &Meta) -> Caller {
-        Caller { uid: meta.uid, gid: meta.gid, pid: std::process::id(), umask: 0 }
+    /// The folder at `path`, made with all above it if need be (archives need not name their folders).
+    fn folder(&self, path: &Path) -> Result<View<Volume>, TransferError> {
+        if let Some(folder) = self.folders.lock().get(path) {
+            return Ok(folder.clone());
+        }
+        let root = &self.tree.root;
+        let folder = if let Some(parent) = path.parent() {
+            self.make_folder(&self.folder(parent)?, &root.join(path))?
+        } else {
+            // The root of the transfer: a path in the volume.
+            let mut folder = self.tree.view()?;
+            let mut here = PathBuf::new();
+            for name in root {
+                here.push(name);
+                folder = self.make_folder(&folder, &here)?;
+            }
+            folder
+        };
+        self.folders.lock().insert(path.to_owned(), folder.clone());
+        Ok(folder)
     }
 
-    /// The folder at `path`, made with all above it if need be (archives need not name their folders).
-    fn folder(&self, path: &Path) -> Result<Ino, TransferError> {
-        if let Some(ino) = self.folders.lock().get(path) {
-            return Ok(*ino);
-        }
-        let whole = self.tree.root.join(path);
-        let ino = match (path.parent(), whole.parent()) {
-            (Some(parent), _) => self.make_folder(self.folder(parent)?, &whole)?,
-            // The root of the transfer: a path in the volume.
-            (None, None) => Ino::ROOT,
-            (None, Some(_)) => {
-                let mut ino = Ino::ROOT;
-                let mut here = PathBuf::new();
-                for name in &whole {
-                    here.push(name);
-                    ino = self.make_folder(ino, &here)?;
-                }
-                ino
+    fn make_folder(&self, parent: &View<Volume>, path: &Path) -> Result<View<Volume>, TransferError> {
+        let name = name_of(path);
+        let made = async {
+            match parent.make(name, NewNode::Directory, 0o755).await {
+                Err(error) if error.errno() != Errno::EEXIST => Err(error),
+                _ => parent.at(name).await,
             }
         };
-        self.folders.lock().insert(path.to_owned(), ino);
-        Ok(ino)
-    }
-
-    fn make_folder(&self, parent: Ino, path: &Path) -> Result<Ino, TransferError> {
-        let tree = &self.tree;
-        let made = tree.volume.make_node(Caller::default(), parent, name_of(path)?, NewNode::Directory, 0o755);
-        match tree.runtime.block_on(made) {
-            Ok(entry) => Ok(self.given_back(&entry)),
-            Err(error) if error == Errno::EEXIST => match tree.find(parent, path)? {
-                Some(attr) if attr.is_dir() => Ok(attr.ino),
-                _ => Err(TransferError::Volume {
-                    action: "make the folder",
-                    path: path.to_owned(),
-                    source: Errno::ENOTDIR.into(),
-                }),
-            },
-            Err(source) => Err(TransferError::Volume { action: "make the folder", path: path.to_owned(), source }),
-        }
-    }
-
-    /// The number of a node whose reference is not needed: nothing but its number is used, which stays valid.
-    fn given_back(&self, entry: &Entry) -> Ino {
-        self.tree.volume.forget(entry.attr.ino, 1);
-        entry.attr.ino
-    }
-
-    /// Removes what stands in the way of a new node, unless it is a folder.
-    fn clear(&self, parent: Ino, path: &Path) -> Result<(), TransferError> {
-        during(self.tree.runtime.block_on(self.tree.volume.unlink(parent, name_of(path)?)), "replace", path)
+        self.tree.wait(made, "make the folder", path)
     }
 
     fn write(
         &self,
-        parent: Ino,
+        folder: &View<Volume>,
         path: &Path,
         item: (&Meta, u64, Box<dyn Content>),
         progress: &Progress,
     ) -> Result<Digest, TransferError> {
         let (meta, size, mut content) = item;
-        let (tree, volume) = (&self.tree, &self.tree.volume);
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-        let created = volume.create(Self::caller(meta), parent, name_of(path)?, meta.mode, flags);
-        let (entry, opened) = during(tree.runtime.block_on(created), "create", path)?;
-        let ino = entry.attr.ino;
+        let tree = &self.tree;
+        let options = OpenOptions { create: Create::New, mode: meta.mode, ..OpenOptions::writing() };
+        let made = folder.making_for(meta.uid, meta.gid);
+        let file = tree.wait(made.open(name_of(path), options), "create", path)?;
+        let node = file.node().clone();
         let mut write_all = || {
             let mut hasher = Hasher::new();
             let mut end = 0;
             while let Some((offset, bytes)) = content.next()? {
                 hasher.update(offset, &bytes);
                 let length = bytes.len() as u64;
-                let written = volume.write(ino, Some(opened.handle), offset, bytes, WriteFlags::default());
-                during(tree.runtime.block_on(written), "write", path)?;
+                tree.wait(file.write(offset, bytes), "write", path)?;
                 end = offset + length;
                 progress.add_bytes(length)?;
             }
             if end < size {
-                let change = AttrChange { size: Some(size), ..AttrChange::default() };
-                let changed = volume.setattr(ino, change, Some(opened.handle));
-                during(tree.runtime.block_on(changed), "set the size of", path)?;
+                tree.wait(file.set_size(size), "set the size of", path)?;
             }
             Ok(hasher.end(size))
         };
         let outcome = write_all();
         // What could not be written is told when the file is closed.
-        let flushed = tree.runtime.block_on(volume.flush(ino, opened.handle, LockOwner(0)));
-        tree.runtime.block_on(volume.release(ino, opened.handle, None));
-        let outcome = outcome.and_then(|digest| during(flushed, "write", path).map(|()| digest));
-        let outcome = outcome.and_then(|digest| self.set_meta(ino, path, meta).map(|()| digest));
-        volume.forget(ino, 1);
-        outcome
+        let closed = tree.wait(file.close(), "write", path);
+        let outcome = outcome.and_then(|digest| closed.map(|()| digest));
+        outcome.and_then(|digest| self.set_meta(folder, &node, path, meta).map(|()| digest))
     }
 
     /// Attributes first, times last: the time is what says that a file is whole.
-    fn set_meta(&self, ino: Ino, path: &Path, meta: &Meta) -> Result<(), TransferError> {
-        let (tree, volume) = (&self.tree, &self.tree.volume);
+    fn set_meta(
+        &self,
+        view: &View<Volume>,
+        node: &Node<Volume>,
+        path: &Path,
+        meta: &Meta,
+    ) -> Result<(), TransferError> {
+        let action = "set the attributes of";
         for (name, value) in &meta.xattrs {
             let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
-            let set = volume.set_xattr(ino, name, value, XattrMode::CreateOrReplace, false);
-            match tree.runtime.block_on(set) {
+            match self.tree.runtime.block_on(view.set_xattr(node, name, value, XattrMode::CreateOrReplace)) {
                 // Attributes of other file systems mean nothing here.
-                Ok(()) => {}
-                Err(error) if error == Errno::EOPNOTSUPP => {}
-                Err(errno) => return during(Err(errno), "set the attributes of", path),
+                Err(error) if error.errno() == Errno::EOPNOTSUPP => {}
+                set => during(set, action, path)?,
             }
         }
         let change = AttrChange {
@@ -394,7 +288,7 @@ impl VolumeSink {
             mtime: Some(meta.mtime),
             ..AttrChange::default()
         };
-        during(tree.runtime.block_on(volume.setattr(ino, change, None)), "set the attributes of", path).map(|_| ())
+        self.tree.wait(view.change(node, change), action, path).map(drop)
     }
 }
 
@@ -405,37 +299,35 @@ fn is_whole(there: &Attr, size: u64, time: Timestamp) -> bool {
 
 impl Sink for VolumeSink {
     fn directory(&self, item: Item) -> Result<(), TransferError> {
-        let ino = self.folder(&item.path)?;
-        self.metas.lock().push((item.path, ino, item.meta));
+        let folder = self.folder(&item.path)?;
+        self.metas.lock().push((item.path, folder, item.meta));
         Ok(())
     }
 
     fn put(&self, item: Item, progress: &Progress) -> Result<Option<Digest>, TransferError> {
-        let parent = self.folder(item.path.parent().unwrap_or(Path::new("")))?;
-        let whole = self.tree.root.join(&item.path);
-        let (tree, volume) = (&self.tree, &self.tree.volume);
-        if let Some(there) = tree.find(parent, &whole)? {
+        let tree = &self.tree;
+        let folder = self.folder(item.path.parent().unwrap_or(Path::new("")))?;
+        let whole = tree.root.join(&item.path);
+        let name = name_of(&whole);
+        if let Some(there) = tree.find(&folder, &whole, name)? {
             match item.kind {
-                Kind::Regular { size, mut content } if is_whole(&there, size, item.meta.mtime) => {
+                Kind::Regular { size, mut content } if is_whole(&there.attr(), size, item.meta.mtime) => {
                     progress.add_kept();
                     progress.add_bytes(size)?;
                     return if self.hash_kept { hash(content.as_mut(), size).map(Some) } else { Ok(None) };
                 }
-                _ => self.clear(parent, &whole)?,
+                // What stands in the way is removed, unless it is a folder.
+                _ => tree.wait(folder.remove(name), "replace", &whole)?,
             }
         }
         let node = match item.kind {
             Kind::Regular { size, content } => {
-                return self.write(parent, &whole, (&item.meta, size, content), progress).map(Some);
+                return self.write(&folder, &whole, (&item.meta, size, content), progress).map(Some);
             }
             Kind::HardLink(first) => {
-                let folder = self.folder(first.parent().unwrap_or(Path::new("")))?;
-                let first = self.tree.root.join(first);
-                let Some(target) = tree.find(folder, &first)? else {
-                    return during(Err(Errno::ENOENT), "link", &first);
-                };
-                let linked = tree.runtime.block_on(volume.link(target.ino, parent, name_of(&whole)?));
-                self.given_back(&during(linked, "link", &whole)?);
+                let holder = self.folder(first.parent().unwrap_or(Path::new("")))?;
+                let target = tree.wait(holder.node(name_of(&first), Follow::No), "link", &tree.root.join(&first))?;
+                tree.wait(folder.link(&target, name), "link", &whole)?;
                 return Ok(None);
             }
             Kind::Symlink(target) => NewNode::Symlink(target.into()),
@@ -446,20 +338,22 @@ impl Sink for VolumeSink {
             Kind::Directory => NewNode::Directory,
         };
         let is_link = matches!(node, NewNode::Symlink(_));
-        let made = volume.make_node(Self::caller(&item.meta), parent, name_of(&whole)?, node, item.meta.mode);
-        let ino = self.given_back(&during(tree.runtime.block_on(made), "make", &whole)?);
+        let made = folder.making_for(item.meta.uid, item.meta.gid);
+        let made = tree.wait(made.make(name, node, item.meta.mode), "make", &whole)?;
         // Links have all permissions, whatever a source says of theirs.
         let meta = if is_link { Meta { mode: 0o777, ..item.meta } } else { item.meta };
-        self.set_meta(ino, &whole, &meta)?;
+        self.set_meta(&folder, &made, &whole, &meta)?;
         Ok(None)
     }
 
     fn finish(&self) -> Result<(), TransferError> {
         let mut metas = std::mem::take(&mut *self.metas.lock());
         metas.sort_by_key(|(path, ..)| std::cmp::Reverse(path.components().count()));
-        for (path, ino, meta) in metas {
-            self.set_meta(ino, &self.tree.root.join(path), &meta)?;
+        let tree = &self.tree;
+        for (path, folder, meta) in metas {
+            self.set_meta(&folder, folder.root(), &tree.root.join(path), &meta)?;
         }
-        during(self.tree.runtime.block_on(self.tree.volume.sync_all()), "sync", &self.tree.root)
+        let synced = tree.runtime.block_on(tree.volume.sync_all());
+        synced.map_err(|source| TransferError::Volume { action: "sync", path: tree.root.clone(), source })
     }
 }

@@ -1,7 +1,8 @@
 //! POSIX access control lists in the kernel's form (`system.posix_acl_*`): version 2, little-endian.
 //!
-//! Only what the file system owes the kernel: that a list is well-formed, that it and the mode agree, and that children
-//! inherit. Whether somebody may do something is decided by the kernel.
+//! What the file system owes the kernel: that a list is well-formed, that it and the mode agree, and that children
+//! inherit. Whether somebody may do something is decided by the kernel, and by it alone where there is one; for front ends
+//! without, [`Acl::permits_other_than_owner`] decides in the same way.
 
 use crate::errno::{Errno, FsResult};
 
@@ -126,6 +127,38 @@ impl Acl {
         (mode, equivalent)
     }
 
+    /// Whether somebody who is not the owner has all the permissions in `wanted` (bits as in a mode's last digit).
+    ///
+    /// A list for which the mode's group class is empty is not asked: then owner, group and others count by the mode.
+    pub fn permits_other_than_owner(
+        &self,
+        user: u32,
+        owning_group: u32,
+        is_in: impl Fn(u32) -> bool,
+        wanted: u32,
+    ) -> bool {
+        let mask = self.0.iter().find(|entry| entry.tag == MASK).map_or(7, |entry| u32::from(entry.permissions));
+        let grants = |entry: &Entry| u32::from(entry.permissions) & wanted == wanted;
+        let mut is_in_a_group = false;
+        for entry in &self.0 {
+            let concerns = match entry.tag {
+                USER if entry.id == user => return grants(entry) && mask & wanted == wanted,
+                GROUP_OBJ => is_in(owning_group),
+                GROUP => is_in(entry.id),
+                OTHER => return !is_in_a_group && grants(entry),
+                _ => false,
+            };
+            if concerns {
+                is_in_a_group = true;
+                // Any of somebody's groups may grant it.
+                if grants(entry) {
+                    return mask & wanted == wanted;
+                }
+            }
+        }
+        false
+    }
+
     /// Makes a default list the access list of a new node that was asked for with `mode`: each limits the other.
     /// Answers the mode's permission bits.
     pub fn restrict(&mut self, mode: u32) -> u32 {
@@ -200,6 +233,30 @@ mod tests {
             named.encode(),
             acl(&[(USER_OBJ, 7, 0), (USER, 6, 1000), (GROUP_OBJ, 5, 0), (MASK, 7, 0), (OTHER, 7, 0)])
         );
+    }
+
+    #[test]
+    fn one_entry_decides_and_the_mask_limits_it() {
+        let list = acl(&[
+            (USER_OBJ, 7, 0),
+            (USER, 6, 1000),
+            (USER, 0, 1001),
+            (GROUP_OBJ, 1, 0),
+            (GROUP, 4, 50),
+            (GROUP, 7, 51),
+            (MASK, 5, 0),
+            (OTHER, 2, 0),
+        ]);
+        let list = Acl::parse(&list).expect("valid").expect("not empty");
+        let may =
+            |user, groups: &[u32], wanted| list.permits_other_than_owner(user, 9, |id| groups.contains(&id), wanted);
+        assert!(may(1000, &[], 4));
+        assert!(!may(1000, &[], 2), "the mask");
+        assert!(!may(1001, &[50], 4), "named, so groups do not count");
+        assert!(may(2000, &[9], 1) && !may(2000, &[9], 4) && !may(2000, &[9], 2), "the owning group, not others");
+        assert!(may(2000, &[9, 50], 4) && !may(2000, &[9, 50], 5), "one entry must grant all of it");
+        assert!(may(2000, &[51], 5) && !may(2000, &[51], 2));
+        assert!(may(2000, &[], 2) && !may(2000, &[], 4), "others are not masked");
     }
 
     proptest! {

@@ -2,40 +2,30 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use axum::{Json, Router, body::Bytes};
+use axum::{Json, body::Bytes};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::http::refusal::Face;
+use crate::http::routes::{Caller, Routes};
 use crate::service::records::ApiKey;
-use crate::service::{AccountView, ErrorKind, Money, NewAccount, Principal, Role, Service, ServiceError};
+use crate::service::{AccountView, ErrorKind, Money, NewAccount, Role, Service, ServiceError};
 
-/// The routes, for the document that lists them.
-pub(crate) const SERVED: [(&str, &str, &str); 9] = [
-    ("get", "/cairn/v1/account", "The account that the key belongs to: balance, charges, warnings"),
-    ("get", "/cairn/v1/accounts", "Every account (operator)"),
-    ("post", "/cairn/v1/accounts", "Make an account and its owner's key (operator)"),
-    ("post", "/cairn/v1/accounts/{id}/credit", "Give an account credit (operator)"),
-    ("get", "/cairn/v1/keys", "Keys of the account, or of all for the operator"),
-    ("post", "/cairn/v1/keys", "Make a key; its text is shown this once"),
-    ("delete", "/cairn/v1/keys/{id}", "Revoke a key"),
-    ("get", "/cairn/v1/clock", "The time that charges follow"),
-    ("post", "/cairn/v1/clock", "Advance that time (operator)"),
-];
-
-pub(crate) fn router() -> Router<Arc<Service>> {
-    Router::new()
-        .route("/cairn/v1/account", get(own_account))
-        .route("/cairn/v1/accounts", get(list_accounts).post(create_account))
-        .route("/cairn/v1/accounts/{id}/credit", post(add_credit))
-        .route("/cairn/v1/keys", get(list_keys).post(create_key))
-        .route("/cairn/v1/keys/{id}", delete(revoke_key))
-        .route("/cairn/v1/clock", get(show_clock).post(advance_clock))
+pub(crate) fn routes() -> Routes {
+    Routes::default()
+        .get("/cairn/v1/account", "The account that the key belongs to: balance, charges, warnings", own_account)
+        .get("/cairn/v1/accounts", "Every account (operator)", list_accounts)
+        .post("/cairn/v1/accounts", "Make an account and its owner's key (operator)", create_account)
+        .post("/cairn/v1/accounts/{id}/credit", "Give an account credit (operator)", add_credit)
+        .get("/cairn/v1/keys", "Keys of the account, or of all for the operator", list_keys)
+        .post("/cairn/v1/keys", "Make a key; its text is shown this once", create_key)
+        .delete("/cairn/v1/keys/{id}", "Revoke a key", revoke_key)
+        .get("/cairn/v1/clock", "The time that charges follow", show_clock)
+        .post("/cairn/v1/clock", "Advance that time (operator)", advance_clock)
 }
 
 type Answer = Result<Response, Refused>;
@@ -59,12 +49,9 @@ impl IntoResponse for Refused {
             ErrorKind::NoBalance => StatusCode::PAYMENT_REQUIRED,
             ErrorKind::TooMany => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Internal => {
-                tracing::error!(error = %self.0, "the control plane failed");
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Face::Admin.refuse(status, &self.0.public_message())
+        Face::Admin.refuse_error(status, &self.0)
     }
 }
 
@@ -96,11 +83,11 @@ fn key_json(key: &ApiKey) -> Value {
     })
 }
 
-async fn own_account(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+async fn own_account(Caller { service, who }: Caller) -> Answer {
     Ok(Json(account_json(&service.me(&who)?)).into_response())
 }
 
-async fn list_accounts(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+async fn list_accounts(Caller { service, who }: Caller) -> Answer {
     let accounts: Vec<Value> = service.list_accounts(&who)?.iter().map(account_json).collect();
     Ok(Json(json!({ "accounts": accounts })).into_response())
 }
@@ -120,11 +107,7 @@ struct CreateAccount {
     prepaid: Option<f64>,
 }
 
-async fn create_account(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
+async fn create_account(Caller { service, who }: Caller, body: Bytes) -> Answer {
     let wanted: CreateAccount = read(&body)?;
     let credit = wanted.prepaid.map_or(Ok(Money::ZERO), money)?;
     let wanted = NewAccount { name: wanted.name, email: wanted.email, credit, prepaid: wanted.prepaid.is_some() };
@@ -140,17 +123,12 @@ struct AddCredit {
     dollars: f64,
 }
 
-async fn add_credit(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(account): Path<String>,
-    body: Bytes,
-) -> Answer {
+async fn add_credit(Caller { service, who }: Caller, Path(account): Path<String>, body: Bytes) -> Answer {
     let amount = money(read::<AddCredit>(&body)?.dollars)?;
     Ok(Json(account_json(&service.add_credit(&who, account, amount).await?)).into_response())
 }
 
-async fn list_keys(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+async fn list_keys(Caller { service, who }: Caller) -> Answer {
     let keys: Vec<Value> = service.list_keys(&who)?.iter().map(key_json).collect();
     Ok(Json(json!({ "keys": keys })).into_response())
 }
@@ -165,7 +143,7 @@ struct CreateKey {
     role: Role,
 }
 
-async fn create_key(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>, body: Bytes) -> Answer {
+async fn create_key(Caller { service, who }: Caller, body: Bytes) -> Answer {
     let wanted: CreateKey = read(&body)?;
     let (text, key) = service.create_key(&who, wanted.account, wanted.label, wanted.role).await?;
     let mut body = key_json(&key);
@@ -173,11 +151,7 @@ async fn create_key(State(service): State<Arc<Service>>, Extension(who): Extensi
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
-async fn revoke_key(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+async fn revoke_key(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.revoke_key(&who, id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -192,11 +166,7 @@ struct AdvanceClock {
     seconds: i64,
 }
 
-async fn advance_clock(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
+async fn advance_clock(Caller { service, who }: Caller, body: Bytes) -> Answer {
     let seconds = read::<AdvanceClock>(&body)?.seconds;
     let now = service.advance_clock(&who, seconds.saturating_mul(1000)).await?;
     Ok(Json(json!({ "now": now.to_string() })).into_response())

@@ -10,6 +10,7 @@ mod guard;
 mod listen;
 mod openapi;
 pub(crate) mod refusal;
+pub(crate) mod routes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -106,12 +107,13 @@ impl HttpServer {
 
 fn router(service: Arc<Service>, limits: HttpLimits) -> Router {
     let guard = Arc::new(guard::Guard::new(Arc::clone(&service), limits));
+    let (faces, routes) = runpod::routes(&service).merge(admin::routes()).into_parts();
+    let document = axum::Json(openapi::document(&routes));
     Router::new()
         .route("/health", get(health))
         .route("/ready", get(ready))
-        .route("/openapi.json", get(openapi::document))
-        .merge(runpod::router(&service))
-        .merge(admin::router())
+        .route("/openapi.json", get(async move || document.clone()))
+        .merge(faces)
         .fallback(refusal::no_such_route)
         .method_not_allowed_fallback(refusal::no_such_method)
         .layer(axum::middleware::from_fn_with_state(guard, guard::guard))

@@ -1,11 +1,9 @@
 //! `GET /openapi.json`: every route of this server. Shapes of the emulated APIs are their providers' own and are not repeated
 //! here; which of their routes are served, and which are answered with 501, is.
 
-use axum::Json;
-use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::{admin, runpod};
+use super::routes::Route;
 
 const OWN: [(&str, &str, &str); 3] = [
     ("get", "/health", "The process answers"),
@@ -33,7 +31,8 @@ fn operation(path: &str, summary: &str, served: bool, open: bool) -> Value {
     operation
 }
 
-pub(super) async fn document() -> Response {
+/// The document for `routes` and those that take no key.
+pub(super) fn document(routes: &[Route]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     let mut add = |method: &str, path: &str, operation: Value| {
         let entry = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
@@ -42,13 +41,10 @@ pub(super) async fn document() -> Response {
     for (method, path, summary) in OWN {
         add(method, path, operation(path, summary, true, true));
     }
-    for (method, path, summary) in runpod::served().into_iter().chain(admin::SERVED) {
-        add(method, path, operation(path, summary, true, false));
+    for Route { method, path, summary } in routes {
+        add(method, path, operation(path, summary.unwrap_or("Not served"), summary.is_some(), false));
     }
-    for (method, path) in runpod::not_served() {
-        add(method, path, operation(path, "Not served", false, false));
-    }
-    Json(json!({
+    json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Cairn control plane",
@@ -58,6 +54,5 @@ pub(super) async fn document() -> Response {
         "security": [{ "bearer": [] }],
         "components": { "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } } },
         "paths": paths,
-    }))
-    .into_response()
+    })
 }

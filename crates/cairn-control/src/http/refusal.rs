@@ -6,6 +6,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::service::{ErrorKind, ServiceError};
+
 /// Whose clients send requests to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Face {
@@ -58,6 +60,14 @@ impl Face {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+
+    /// `status` and what the client may know of `error`; the log has the rest.
+    pub(crate) fn refuse_error(self, status: StatusCode, error: &ServiceError) -> Response {
+        if error.kind() == ErrorKind::Internal {
+            tracing::error!(%error, "the control plane failed");
+        }
+        self.refuse(status, &error.public_message())
     }
 }
 

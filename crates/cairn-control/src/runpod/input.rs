@@ -1,7 +1,4 @@
-//! What Runpod's faces share in reading requests and naming things.
-
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+//! What all of Runpod's faces share in reading requests and naming things.
 
 use crate::service::ServiceError;
 use crate::service::records::{Hardware, Scaler};
@@ -58,32 +55,6 @@ pub(super) fn cpu_instance(instance: Option<&str>, vcpu: Option<u32>) -> Result<
     Ok(Hardware::Cpu { flavor, vcpu })
 }
 
-/// Why a body cannot be used.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum BodyTrouble {
-    /// No JSON, or no object.
-    Malformed(String),
-    /// Keys that the API does not have.
-    UnknownKeys(Vec<String>),
-    /// A field is missing, or is of the wrong kind.
-    Shape(String),
-}
-
-/// Reads a body that is an object with no other keys than `known`.
-pub(super) fn body<T: DeserializeOwned>(bytes: &[u8], known: &[&str]) -> Result<T, BodyTrouble> {
-    let value: Value = serde_json::from_slice(bytes)
-        .map_err(|error| BodyTrouble::Malformed(format!("the request's body is not JSON: {error}")))?;
-    let Value::Object(object) = &value else {
-        return Err(BodyTrouble::Malformed("the request's body is not a JSON object".to_owned()));
-    };
-    let unknown: Vec<String> =
-        object.keys().filter(|key| !known.contains(&key.as_str())).map(|key| key.chars().take(64).collect()).collect();
-    if !unknown.is_empty() {
-        return Err(BodyTrouble::UnknownKeys(unknown));
-    }
-    serde_json::from_value(value).map_err(|error| BodyTrouble::Shape(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,22 +65,6 @@ mod tests {
         assert_eq!(hardware, Hardware::Cpu { flavor: "cpu3c".to_owned(), vcpu: 4 });
         assert!(cpu_instance(Some("cpu3c-x"), None).is_err());
         assert!(matches!(cpu_instance(None, Some(1)), Ok(Hardware::Cpu { vcpu: 2, .. })));
-    }
-
-    #[test]
-    fn bodies_are_objects_with_known_keys() {
-        #[derive(Debug, PartialEq, serde::Deserialize)]
-        struct Body {
-            size: u64,
-        }
-        let read = |text: &str| body::<Body>(text.as_bytes(), &["size"]);
-        assert_eq!(read(r#"{"size":5}"#), Ok(Body { size: 5 }));
-        assert!(matches!(read(r#"{"size":5,"x":1}"#), Err(BodyTrouble::UnknownKeys(keys)) if keys == ["x"]));
-        assert!(matches!(read("[1]"), Err(BodyTrouble::Malformed(_))));
-        assert!(matches!(read("{"), Err(BodyTrouble::Malformed(_))));
-        assert!(matches!(read(r#"{"size":"5"}"#), Err(BodyTrouble::Shape(_))));
-        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(matches!(read(&deep), Err(BodyTrouble::Malformed(_))));
     }
 
     #[test]

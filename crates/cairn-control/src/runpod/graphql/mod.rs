@@ -12,17 +12,18 @@ mod types;
 use std::sync::Arc;
 
 use async_graphql::{EmptySubscription, ErrorExtensions, Schema, SchemaBuilder};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Extension;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
+
 use serde_json::Value;
 
 use self::mutation::Mutation;
 use self::query::Query;
 use crate::http::refusal::Face;
+use crate::http::routes::Routes;
 use crate::service::{Principal, Service, ServiceError};
 
 type RunpodSchema = Schema<Query, Mutation, EmptySubscription>;
@@ -35,16 +36,13 @@ fn builder() -> SchemaBuilder<Query, Mutation, EmptySubscription> {
         .limit_directives(bounds::DIRECTIVES_MAX)
 }
 
-pub(super) fn router(service: &Arc<Service>) -> Router<Arc<Service>> {
+pub(super) fn routes(service: &Arc<Service>) -> Routes {
     let schema: RunpodSchema = builder().data(Arc::clone(service)).finish();
-    Router::new().route("/graphql", post(execute)).layer(Extension(schema))
+    let execute = move |Extension(who): Extension<Principal>, body: Bytes| execute(schema.clone(), who, body);
+    Routes::default().post("/graphql", "Runpod GraphQL: a query or a mutation", execute)
 }
 
-async fn execute(
-    Extension(schema): Extension<RunpodSchema>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Response {
+async fn execute(schema: RunpodSchema, who: Principal, body: Bytes) -> Response {
     let read = serde_json::from_slice::<Value>(&body).and_then(|body| match body {
         Value::Object(_) => serde_json::from_value::<async_graphql::Request>(body),
         _ => Err(serde::de::Error::custom("not an object")),

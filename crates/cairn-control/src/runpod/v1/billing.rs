@@ -1,28 +1,25 @@
 //! `/v1/billing`: sums of all volumes for each bucket of time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Extension, State};
-use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-use super::{Answer, Parameters, one};
-use crate::service::{Bucket, BucketSize, ChargeQuery, Moment, Money, Principal, Service, ServiceError};
+use super::Answer;
+use crate::http::routes::Caller;
+use crate::runpod::rest::{Parameters, ok};
+use crate::service::{Bucket, BucketSize, ChargeQuery, Moment, Money, ServiceError};
 
-fn moment(parameters: &[(String, String)], name: &str) -> Result<Option<Moment>, ServiceError> {
-    let Some(text) = one(parameters, name) else { return Ok(None) };
-    let read = Moment::parse(text).map(Some);
-    read.ok_or_else(|| ServiceError::Invalid(format!("{name} is not a time such as 2026-01-31T23:59:59Z")))
+fn moment(parameters: &Parameters, name: &str) -> Result<Option<Moment>, ServiceError> {
+    parameters.read(name, Moment::parse, || {
+        ServiceError::Invalid(format!("{name} is not a time such as 2026-01-31T23:59:59Z"))
+    })
 }
 
-fn query(parameters: &[(String, String)]) -> Result<ChargeQuery, ServiceError> {
-    let bucket = match one(parameters, "bucketSize") {
-        None => BucketSize::Day,
-        Some(name) => BucketSize::parse(name)
-            .ok_or_else(|| ServiceError::Invalid("bucketSize is hour, day, week, month or year".to_owned()))?,
-    };
+fn query(parameters: &Parameters) -> Result<ChargeQuery, ServiceError> {
+    let bucket = parameters.read("bucketSize", BucketSize::parse, || {
+        ServiceError::Invalid("bucketSize is hour, day, week, month or year".to_owned())
+    })?;
+    let bucket = bucket.unwrap_or(BucketSize::Day);
     let (start, end) = (moment(parameters, "startTime")?, moment(parameters, "endTime")?);
     Ok(ChargeQuery { start, end, bucket, last: None, volume: None, aligned: false })
 }
@@ -30,14 +27,10 @@ fn query(parameters: &[(String, String)]) -> Result<ChargeQuery, ServiceError> {
 /// Pods cost nothing: they run on the server's own machine.
 pub(super) async fn pods(parameters: Parameters) -> Answer {
     query(&parameters)?;
-    Ok(Json(json!([])).into_response())
+    Ok(ok(json!([])))
 }
 
-pub(super) async fn volumes(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn volumes(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let charges = service.charges(&who, &query(&parameters)?)?;
     let mut buckets: BTreeMap<Moment, Vec<Bucket>> = BTreeMap::new();
     for record in charges.records {
@@ -57,5 +50,5 @@ pub(super) async fn volumes(
             })
         })
         .collect();
-    Ok(Json(records).into_response())
+    Ok(ok(records))
 }

@@ -1,20 +1,18 @@
 //! `/v1/endpoints`.
 
-use std::sync::Arc;
-
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
-use axum::response::IntoResponse;
+use axum::extract::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Parameters, flag, templates, volumes};
+use super::{Answer, templates};
+use crate::http::routes::Caller;
 use crate::runpod::input::{self, set};
+use crate::runpod::rest::{self, Parameters, no_content, ok};
 use crate::service::records::{ContainerConfig, Endpoint, EndpointCompute, Scaler};
 use crate::service::{EndpointChange, NewEndpoint, Principal, Service};
 
-fn as_json(service: &Service, who: &Principal, endpoint: &Endpoint, parameters: &[(String, String)]) -> Value {
+fn as_json(service: &Service, who: &Principal, endpoint: &Endpoint, parameters: &Parameters) -> Value {
     let mut value = json!({
         "id": endpoint.id, "name": endpoint.name, "userId": endpoint.account, "version": endpoint.version,
         "createdAt": endpoint.created.to_string(), "dataCenterIds": endpoint.data_centers, "env": endpoint.config.env,
@@ -43,36 +41,27 @@ fn as_json(service: &Service, who: &Principal, endpoint: &Endpoint, parameters: 
     }
     if let Some(id) = &endpoint.template {
         value["templateId"] = json!(id);
-        if flag(parameters, "includeTemplate")
+        if parameters.flag("includeTemplate")
             && let Ok(template) = service.template(who, id)
         {
             value["template"] = templates::as_json(&template);
         }
     }
-    if flag(parameters, "includeWorkers") {
+    if parameters.flag("includeWorkers") {
         value["workers"] = json!([]);
     }
     value
 }
 
-pub(super) async fn list(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn list(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let endpoints = service.endpoints(&who)?;
     let endpoints = endpoints.iter().map(|endpoint| as_json(&service, &who, endpoint, &parameters));
-    Ok(Json(endpoints.collect::<Vec<_>>()).into_response())
+    Ok(ok(endpoints.collect::<Vec<_>>()))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>, parameters: Parameters) -> Answer {
     let endpoint = service.endpoint(&who, &id)?;
-    Ok(Json(as_json(&service, &who, &endpoint, &parameters)).into_response())
+    Ok(ok(as_json(&service, &who, &endpoint, &parameters)))
 }
 
 #[derive(Deserialize)]
@@ -99,28 +88,6 @@ struct Body {
     min_cuda_version: Option<String>,
 }
 
-/// Of a change; a creation takes `computeType` as well.
-const KEYS: [&str; 18] = [
-    "allowedCudaVersions",
-    "cpuFlavorIds",
-    "dataCenterIds",
-    "executionTimeoutMs",
-    "flashboot",
-    "gpuCount",
-    "gpuTypeIds",
-    "idleTimeout",
-    "minCudaVersion",
-    "name",
-    "networkVolumeId",
-    "networkVolumeIds",
-    "scalerType",
-    "scalerValue",
-    "templateId",
-    "vcpuCount",
-    "workersMax",
-    "workersMin",
-];
-
 impl Body {
     fn volumes(&self) -> Option<Vec<String>> {
         self.network_volume_ids.clone().or_else(|| self.network_volume_id.clone().map(|id| vec![id]))
@@ -145,14 +112,8 @@ impl Body {
     }
 }
 
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let mut keys = KEYS.to_vec();
-    keys.push("computeType");
-    let body: Body = input::body(&body, &keys)?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let body: Body = rest::body(&body)?;
     let was = if body.compute_type.as_deref() == Some("CPU") {
         EndpointCompute::Cpu { flavors: vec!["cpu3g".to_owned()], vcpu: 2 }
     } else {
@@ -178,16 +139,11 @@ pub(super) async fn create(
         min_cuda_version: body.min_cuda_version,
     };
     let endpoint = service.create_endpoint(&who, wanted).await?;
-    Ok(Json(as_json(&service, &who, &endpoint, &[])).into_response())
+    Ok(ok(as_json(&service, &who, &endpoint, &Parameters::default())))
 }
 
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let body: Body = input::body(&body, &KEYS)?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let body: Body = rest::body_without(&body, &["computeType"])?;
     let volumes = body.volumes();
     let settings = move |endpoint: &mut Endpoint| {
         endpoint.compute = body.compute(endpoint.compute.clone());
@@ -210,14 +166,10 @@ pub(super) async fn update(
     };
     let change = EndpointChange { settings: Box::new(settings), volumes };
     let endpoint = service.update_endpoint(&who, &id, change).await?;
-    Ok(Json(as_json(&service, &who, &endpoint, &[])).into_response())
+    Ok(ok(as_json(&service, &who, &endpoint, &Parameters::default())))
 }
 
-pub(super) async fn remove(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn remove(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.delete_endpoint(&who, &id).await?;
-    Ok(volumes::no_content())
+    Ok(no_content())
 }

@@ -7,106 +7,60 @@ mod pods;
 mod templates;
 mod volumes;
 
-use std::sync::Arc;
-
-use axum::Router;
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, patch, post};
-use axum::{Json, extract::Query};
 use serde_json::json;
 
-use super::input::BodyTrouble;
-use crate::http::refusal::{Face, not_served};
-use crate::service::{ErrorKind, Service, ServiceError};
+use super::rest::{self, BodyError, RestFace};
+use crate::http::refusal::Face;
+use crate::http::routes::Routes;
+use crate::service::{ErrorKind, ServiceError};
 
-pub(super) const SERVED: [(&str, &str, &str); 30] = [
-    ("get", "/v1/networkvolumes", "List network volumes"),
-    ("post", "/v1/networkvolumes", "Create a network volume"),
-    ("get", "/v1/networkvolumes/{networkVolumeId}", "Find a network volume"),
-    ("patch", "/v1/networkvolumes/{networkVolumeId}", "Rename or grow a network volume"),
-    ("delete", "/v1/networkvolumes/{networkVolumeId}", "Delete a network volume"),
-    ("post", "/v1/networkvolumes/{networkVolumeId}/update", "Rename or grow a network volume"),
-    ("get", "/v1/pods", "List pods"),
-    ("post", "/v1/pods", "Create a pod"),
-    ("get", "/v1/pods/{podId}", "Find a pod"),
-    ("patch", "/v1/pods/{podId}", "Change a pod"),
-    ("delete", "/v1/pods/{podId}", "Terminate a pod"),
-    ("post", "/v1/pods/{podId}/update", "Change a pod"),
-    ("post", "/v1/pods/{podId}/start", "Start a pod"),
-    ("post", "/v1/pods/{podId}/stop", "Stop a pod"),
-    ("post", "/v1/pods/{podId}/reset", "Make a pod's container anew"),
-    ("post", "/v1/pods/{podId}/restart", "Restart a pod"),
-    ("get", "/v1/endpoints", "List endpoints"),
-    ("post", "/v1/endpoints", "Create an endpoint"),
-    ("get", "/v1/endpoints/{endpointId}", "Find an endpoint"),
-    ("patch", "/v1/endpoints/{endpointId}", "Change an endpoint"),
-    ("delete", "/v1/endpoints/{endpointId}", "Delete an endpoint"),
-    ("post", "/v1/endpoints/{endpointId}/update", "Change an endpoint"),
-    ("get", "/v1/templates", "List templates"),
-    ("post", "/v1/templates", "Create a template"),
-    ("get", "/v1/templates/{templateId}", "Find a template"),
-    ("patch", "/v1/templates/{templateId}", "Change a template"),
-    ("delete", "/v1/templates/{templateId}", "Delete a template"),
-    ("post", "/v1/templates/{templateId}/update", "Change a template"),
-    ("get", "/v1/billing/pods", "What pods cost: nothing here"),
-    ("get", "/v1/billing/networkvolumes", "What network volumes cost"),
-];
-
-pub(super) const NOT_SERVED: [(&str, &str); 7] = [
-    ("get", "/v1/openapi.json"),
-    ("get", "/v1/docs"),
-    ("get", "/v1/billing/endpoints"),
-    ("get", "/v1/containerregistryauth"),
-    ("post", "/v1/containerregistryauth"),
-    ("get", "/v1/containerregistryauth/{containerRegistryAuthId}"),
-    ("delete", "/v1/containerregistryauth/{containerRegistryAuthId}"),
-];
-
-pub(super) fn router() -> Router<Arc<Service>> {
-    let served = Router::new()
-        .route("/v1/networkvolumes", get(volumes::list).post(volumes::create))
-        .route("/v1/networkvolumes/{id}", get(volumes::show).patch(volumes::update).delete(volumes::remove))
-        .route("/v1/networkvolumes/{id}/update", post(volumes::update))
-        .route("/v1/pods", get(pods::list).post(pods::create))
-        .route("/v1/pods/{id}", get(pods::show).patch(pods::update).delete(pods::terminate))
-        .route("/v1/pods/{id}/update", post(pods::update))
-        .route("/v1/pods/{id}/start", post(pods::start))
-        .route("/v1/pods/{id}/stop", post(pods::stop))
-        .route("/v1/pods/{id}/reset", post(pods::reset))
-        .route("/v1/pods/{id}/restart", post(pods::restart))
-        .route("/v1/endpoints", get(endpoints::list).post(endpoints::create))
-        .route("/v1/endpoints/{id}", get(endpoints::show).patch(endpoints::update).delete(endpoints::remove))
-        .route("/v1/endpoints/{id}/update", post(endpoints::update))
-        .route("/v1/templates", get(templates::list).post(templates::create))
-        .route("/v1/templates/{id}", patch(templates::update).get(templates::show).delete(templates::remove))
-        .route("/v1/templates/{id}/update", post(templates::update))
-        .route("/v1/billing/pods", get(billing::pods))
-        .route("/v1/billing/networkvolumes", get(billing::volumes));
-    let mut paths: Vec<&str> = NOT_SERVED.iter().map(|(_, path)| *path).collect();
-    paths.dedup();
-    paths.into_iter().fold(served, |router, path| router.route(path, any(not_served)))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get("/v1/networkvolumes", "List network volumes", volumes::list)
+        .post("/v1/networkvolumes", "Create a network volume", volumes::create)
+        .get("/v1/networkvolumes/{networkVolumeId}", "Find a network volume", volumes::show)
+        .patch("/v1/networkvolumes/{networkVolumeId}", "Rename or grow a network volume", volumes::update)
+        .delete("/v1/networkvolumes/{networkVolumeId}", "Delete a network volume", volumes::remove)
+        .post("/v1/networkvolumes/{networkVolumeId}/update", "Rename or grow a network volume", volumes::update)
+        .get("/v1/pods", "List pods", pods::list)
+        .post("/v1/pods", "Create a pod", pods::create)
+        .get("/v1/pods/{podId}", "Find a pod", pods::show)
+        .patch("/v1/pods/{podId}", "Change a pod", pods::update)
+        .delete("/v1/pods/{podId}", "Terminate a pod", pods::terminate)
+        .post("/v1/pods/{podId}/update", "Change a pod", pods::update)
+        .post("/v1/pods/{podId}/start", "Start a pod", pods::start)
+        .post("/v1/pods/{podId}/stop", "Stop a pod", pods::stop)
+        .post("/v1/pods/{podId}/reset", "Make a pod's container anew", pods::reset)
+        .post("/v1/pods/{podId}/restart", "Restart a pod", pods::restart)
+        .get("/v1/endpoints", "List endpoints", endpoints::list)
+        .post("/v1/endpoints", "Create an endpoint", endpoints::create)
+        .get("/v1/endpoints/{endpointId}", "Find an endpoint", endpoints::show)
+        .patch("/v1/endpoints/{endpointId}", "Change an endpoint", endpoints::update)
+        .delete("/v1/endpoints/{endpointId}", "Delete an endpoint", endpoints::remove)
+        .post("/v1/endpoints/{endpointId}/update", "Change an endpoint", endpoints::update)
+        .get("/v1/templates", "List templates", templates::list)
+        .post("/v1/templates", "Create a template", templates::create)
+        .get("/v1/templates/{templateId}", "Find a template", templates::show)
+        .patch("/v1/templates/{templateId}", "Change a template", templates::update)
+        .delete("/v1/templates/{templateId}", "Delete a template", templates::remove)
+        .post("/v1/templates/{templateId}/update", "Change a template", templates::update)
+        .get("/v1/billing/pods", "What pods cost: nothing here", billing::pods)
+        .get("/v1/billing/networkvolumes", "What network volumes cost", billing::volumes)
+        .not_served("/v1/openapi.json", &["get"])
+        .not_served("/v1/docs", &["get"])
+        .not_served("/v1/billing/endpoints", &["get"])
+        .not_served("/v1/containerregistryauth", &["get", "post"])
+        .not_served("/v1/containerregistryauth/{containerRegistryAuthId}", &["get", "delete"])
 }
 
-/// An error in this API's form.
-enum Refused {
-    Service(ServiceError),
-    Body(BodyTrouble),
-}
+/// This face's form of an error.
+enum V1 {}
 
+type Refused = rest::Refused<V1>;
 type Answer = Result<Response, Refused>;
-
-impl From<ServiceError> for Refused {
-    fn from(error: ServiceError) -> Self {
-        Refused::Service(error)
-    }
-}
-
-impl From<BodyTrouble> for Refused {
-    fn from(trouble: BodyTrouble) -> Self {
-        Refused::Body(trouble)
-    }
-}
 
 fn status_of(error: &ServiceError) -> StatusCode {
     match (error, error.kind()) {
@@ -121,45 +75,27 @@ fn status_of(error: &ServiceError) -> StatusCode {
     }
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        match self {
-            Refused::Service(error) => {
-                let status = status_of(&error);
-                if error.kind() == ErrorKind::Internal {
-                    tracing::error!(%error, "the control plane failed");
-                }
-                let sentence = match &error {
-                    ServiceError::UnknownDataCenter { .. } => format!("create network volume: {error}"),
-                    _ => error.public_message(),
-                };
-                Face::V1.refuse(status, &sentence)
+impl RestFace for V1 {
+    fn service_error(error: &ServiceError) -> Response {
+        let status = status_of(error);
+        match error {
+            ServiceError::UnknownDataCenter { .. } => {
+                Face::V1.refuse(status, &format!("create network volume: {error}"))
             }
-            Refused::Body(BodyTrouble::UnknownKeys(keys)) => {
+            _ => Face::V1.refuse_error(status, error),
+        }
+    }
+
+    fn body_error(error: BodyError) -> Response {
+        match error {
+            BodyError::UnknownKeys(keys) => {
                 let problems: Vec<String> = keys.iter().map(|key| format!("unknown key {key:?}")).collect();
                 let body = json!({ "error": "Extra input keys provided in request body", "problems": problems });
                 (StatusCode::BAD_REQUEST, Json(body)).into_response()
             }
-            Refused::Body(BodyTrouble::Malformed(sentence) | BodyTrouble::Shape(sentence)) => {
+            BodyError::Malformed(sentence) | BodyError::Shape(sentence) => {
                 Face::V1.refuse(StatusCode::BAD_REQUEST, &sentence)
             }
         }
     }
-}
-
-/// A query's parameters.
-type Parameters = Query<Vec<(String, String)>>;
-
-/// All values of a parameter; a list may also be one value with commas.
-fn all(parameters: &[(String, String)], name: &str) -> Vec<String> {
-    let values = parameters.iter().filter(|(known, _)| known == name);
-    values.flat_map(|(_, value)| super::input::split(value)).collect()
-}
-
-fn one<'a>(parameters: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-}
-
-fn flag(parameters: &[(String, String)], name: &str) -> bool {
-    one(parameters, name) == Some("true")
 }

@@ -1,18 +1,18 @@
 //! `/v1/pods`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Parameters, all, flag, one, templates, volumes};
+use super::{Answer, templates, volumes};
+use crate::http::routes::Caller;
 use crate::runpod::input;
+use crate::runpod::rest::{self, Parameters, Unread, created, no_content, ok};
 use crate::service::records::{Cloud, Hardware};
 use crate::service::{NewPod, PodChange, PodView, Principal, Service, ServiceError, catalog};
 
@@ -24,11 +24,11 @@ struct Include {
 }
 
 impl Include {
-    fn of(parameters: &[(String, String)]) -> Self {
+    fn of(parameters: &Parameters) -> Self {
         Include {
-            machine: flag(parameters, "includeMachine"),
-            volume: flag(parameters, "includeNetworkVolume"),
-            template: flag(parameters, "includeTemplate"),
+            machine: parameters.flag("includeMachine"),
+            volume: parameters.flag("includeNetworkVolume"),
+            template: parameters.flag("includeTemplate"),
         }
     }
 }
@@ -106,11 +106,11 @@ fn as_json(service: &Service, who: &Principal, view: &PodView, include: &Include
 }
 
 /// Whether a pod is among those that are asked for. Workers of endpoints are not run, so none is asked for with success.
-fn wanted(view: &PodView, parameters: &[(String, String)]) -> bool {
+fn wanted(view: &PodView, parameters: &Parameters) -> bool {
     let pod = &view.pod;
-    let is = |name: &str, value: &str| one(parameters, name).is_none_or(|wanted| wanted == value);
+    let is = |name: &str, value: &str| parameters.one(name).is_none_or(|wanted| wanted == value);
     let among = |name: &str, value: Option<&str>| {
-        let wanted = all(parameters, name);
+        let wanted = parameters.all(name);
         wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value))
     };
     let (compute, gpu, flavor) = match &pod.hardware {
@@ -124,34 +124,25 @@ fn wanted(view: &PodView, parameters: &[(String, String)]) -> bool {
         && is("computeType", compute)
         && is("networkVolumeId", pod.volume.as_ref().map_or("", |id| id.as_str()))
         && is("templateId", pod.template.as_deref().unwrap_or(""))
-        && one(parameters, "endpointId").is_none()
+        && parameters.one("endpointId").is_none()
         && among("dataCenterId", Some(&pod.data_center))
         && among("gpuTypeId", gpu)
         && among("cpuFlavorId", flavor)
 }
 
-pub(super) async fn list(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn list(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let include = Include::of(&parameters);
     let pods = service.pods(&who)?;
     let pods = pods.iter().filter(|view| wanted(view, &parameters));
-    Ok(Json(pods.map(|view| as_json(&service, &who, view, &include)).collect::<Vec<_>>()).into_response())
+    Ok(ok(pods.map(|view| as_json(&service, &who, view, &include)).collect::<Vec<_>>()))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>, parameters: Parameters) -> Answer {
     let view = service.pod(&who, &id)?;
-    Ok(Json(as_json(&service, &who, &view, &Include::of(&parameters))).into_response())
+    Ok(ok(as_json(&service, &who, &view, &Include::of(&parameters))))
 }
 
-/// Fields that are read; the others of [`CREATE_KEYS`] say which machine is wanted, and there is but one.
+/// What is not read says which machine is wanted, and there is but one.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Create {
@@ -181,50 +172,26 @@ struct Create {
     interruptible: bool,
     #[serde(default)]
     locked: bool,
+    _allowed_cuda_versions: Unread,
+    _container_registry_auth_id: Unread,
+    _country_codes: Unread,
+    _cpu_flavor_priority: Unread,
+    _data_center_priority: Unread,
+    _global_networking: Unread,
+    _gpu_type_priority: Unread,
+    #[serde(rename = "minDiskBandwidthMBps")]
+    _min_disk_bandwidth: Unread,
+    _min_download_mbps: Unread,
+    #[serde(rename = "minRAMPerGPU")]
+    _min_ram_per_gpu: Unread,
+    _min_upload_mbps: Unread,
+    #[serde(rename = "minVCPUPerGPU")]
+    _min_vcpu_per_gpu: Unread,
+    _support_public_ip: Unread,
 }
 
-const CREATE_KEYS: [&str; 33] = [
-    "allowedCudaVersions",
-    "cloudType",
-    "computeType",
-    "containerDiskInGb",
-    "containerRegistryAuthId",
-    "countryCodes",
-    "cpuFlavorIds",
-    "cpuFlavorPriority",
-    "dataCenterIds",
-    "dataCenterPriority",
-    "dockerEntrypoint",
-    "dockerStartCmd",
-    "env",
-    "globalNetworking",
-    "gpuCount",
-    "gpuTypeIds",
-    "gpuTypePriority",
-    "imageName",
-    "interruptible",
-    "locked",
-    "minDiskBandwidthMBps",
-    "minDownloadMbps",
-    "minRAMPerGPU",
-    "minUploadMbps",
-    "minVCPUPerGPU",
-    "name",
-    "networkVolumeId",
-    "ports",
-    "supportPublicIp",
-    "templateId",
-    "vcpuCount",
-    "volumeInGb",
-    "volumeMountPath",
-];
-
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Create = input::body(&body, &CREATE_KEYS)?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let wanted: Create = rest::body(&body)?;
     let hardware = match wanted.compute_type.as_deref() {
         Some("CPU") => Hardware::Cpu {
             flavor: wanted.cpu_flavor_ids.into_iter().next().unwrap_or_else(|| "cpu3g".to_owned()),
@@ -259,7 +226,7 @@ pub(super) async fn create(
     };
     let view = service.create_pod(&who, wanted).await?;
     let include = Include { machine: true, volume: true, template: false };
-    Ok((StatusCode::CREATED, Json(as_json(&service, &who, &view, &include))).into_response())
+    Ok(created(as_json(&service, &who, &view, &include)))
 }
 
 #[derive(Deserialize)]
@@ -275,30 +242,12 @@ struct Update {
     container_disk_in_gb: Option<u32>,
     volume_in_gb: Option<u32>,
     volume_mount_path: Option<String>,
+    _container_registry_auth_id: Unread,
+    _global_networking: Unread,
 }
 
-const UPDATE_KEYS: [&str; 12] = [
-    "containerDiskInGb",
-    "containerRegistryAuthId",
-    "dockerEntrypoint",
-    "dockerStartCmd",
-    "env",
-    "globalNetworking",
-    "imageName",
-    "locked",
-    "name",
-    "ports",
-    "volumeInGb",
-    "volumeMountPath",
-];
-
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Update = input::body(&body, &UPDATE_KEYS)?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let wanted: Update = rest::body(&body)?;
     let change = PodChange {
         name: wanted.name,
         locked: wanted.locked,
@@ -315,50 +264,30 @@ pub(super) async fn update(
     };
     let view = service.update_pod(&who, &id, change).await?;
     let include = Include { machine: false, volume: true, template: false };
-    Ok(Json(as_json(&service, &who, &view, &include)).into_response())
+    Ok(ok(as_json(&service, &who, &view, &include)))
 }
 
-pub(super) async fn terminate(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn terminate(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.terminate_pod(&who, &id).await?;
-    Ok(volumes::no_content())
+    Ok(no_content())
 }
 
-pub(super) async fn start(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn start(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.start_pod(&who, &id).await?;
     Ok(StatusCode::OK.into_response())
 }
 
-pub(super) async fn stop(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn stop(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.stop_pod(&who, &id).await?;
     Ok(StatusCode::OK.into_response())
 }
 
-pub(super) async fn reset(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn reset(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.restart_pod(&who, &id, true).await?;
     Ok(StatusCode::OK.into_response())
 }
 
-pub(super) async fn restart(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn restart(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.restart_pod(&who, &id, false).await?;
     Ok(StatusCode::OK.into_response())
 }

@@ -1,19 +1,18 @@
 //! `/v1/templates`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
-use axum::response::IntoResponse;
+use axum::extract::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Parameters, flag, volumes};
+use super::Answer;
+use crate::http::routes::Caller;
 use crate::runpod::input::{self, set};
+use crate::runpod::rest::{self, Parameters, Unread, no_content, ok};
 use crate::service::records::{ContainerConfig, Template};
-use crate::service::{NewTemplate, Principal, Service, catalog};
+use crate::service::{NewTemplate, catalog};
 
 pub(super) fn as_json(template: &Template) -> Value {
     let config = &template.config;
@@ -26,24 +25,16 @@ pub(super) fn as_json(template: &Template) -> Value {
     })
 }
 
-pub(super) async fn list(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn list(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let mut templates = service.templates(&who)?;
-    if flag(&parameters, "includeRunpodTemplates") || flag(&parameters, "includePublicTemplates") {
+    if parameters.flag("includeRunpodTemplates") || parameters.flag("includePublicTemplates") {
         templates.extend(catalog::public_templates());
     }
-    Ok(Json(templates.iter().map(as_json).collect::<Vec<_>>()).into_response())
+    Ok(ok(templates.iter().map(as_json).collect::<Vec<_>>()))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
-    Ok(Json(as_json(&service.template(&who, &id)?)).into_response())
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
+    Ok(ok(as_json(&service.template(&who, &id)?)))
 }
 
 #[derive(Deserialize)]
@@ -62,31 +53,11 @@ struct Body {
     is_public: Option<bool>,
     is_serverless: Option<bool>,
     readme: Option<String>,
+    _container_registry_auth_id: Unread,
 }
 
-/// Of a change; a creation takes [`CREATE_KEYS`] as well.
-const KEYS: [&str; 12] = [
-    "containerDiskInGb",
-    "containerRegistryAuthId",
-    "dockerEntrypoint",
-    "dockerStartCmd",
-    "env",
-    "imageName",
-    "isPublic",
-    "name",
-    "ports",
-    "readme",
-    "volumeInGb",
-    "volumeMountPath",
-];
-const CREATE_KEYS: [&str; 2] = ["category", "isServerless"];
-
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let body: Body = input::body(&body, &[&KEYS[..], &CREATE_KEYS[..]].concat())?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let body: Body = rest::body(&body)?;
     let wanted = NewTemplate {
         name: body.name.unwrap_or_default(),
         config: ContainerConfig {
@@ -109,16 +80,11 @@ pub(super) async fn create(
         start_jupyter: true,
         allowed_cuda_versions: Vec::new(),
     };
-    Ok(Json(as_json(&service.create_template(&who, wanted).await?)).into_response())
+    Ok(ok(as_json(&service.create_template(&who, wanted).await?)))
 }
 
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let body: Body = input::body(&body, &KEYS)?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let body: Body = rest::body_without(&body, &["category", "isServerless"])?;
     let change = move |template: &mut Template| {
         set(&mut template.name, body.name);
         set(&mut template.config.image, body.image_name);
@@ -132,14 +98,10 @@ pub(super) async fn update(
         set(&mut template.public, body.is_public);
         set(&mut template.readme, body.readme);
     };
-    Ok(Json(as_json(&service.update_template(&who, &id, Box::new(change)).await?)).into_response())
+    Ok(ok(as_json(&service.update_template(&who, &id, Box::new(change)).await?)))
 }
 
-pub(super) async fn remove(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn remove(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.delete_template(&who, &id).await?;
-    Ok(volumes::no_content())
+    Ok(no_content())
 }

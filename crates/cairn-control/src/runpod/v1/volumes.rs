@@ -1,19 +1,15 @@
 //! `/v1/networkvolumes`.
 
-use std::sync::Arc;
-
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::{Json, response::Response};
+use axum::extract::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Answer;
-use crate::runpod::input;
+use crate::http::routes::Caller;
+use crate::runpod::rest::{self, no_content, ok};
 use crate::service::records::VolumeTier;
-use crate::service::{NewNetworkVolume, Principal, Service, ServiceError, Shrink, VolumeChange, VolumeView};
+use crate::service::{NewNetworkVolume, ServiceError, Shrink, VolumeChange, VolumeView};
 
 /// This API's own limit, in GB.
 const SIZE_MAX: u64 = 4000;
@@ -29,9 +25,9 @@ fn check_size(size: u64) -> Result<u64, ServiceError> {
     Err(ServiceError::Invalid(format!("a network volume has at most {SIZE_MAX} GB: {size} GB cannot be had")))
 }
 
-pub(super) async fn list(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+pub(super) async fn list(Caller { service, who }: Caller) -> Answer {
     let volumes: Vec<Value> = service.volumes(&who)?.iter().map(as_json).collect();
-    Ok(Json(volumes).into_response())
+    Ok(ok(volumes))
 }
 
 #[derive(Deserialize)]
@@ -42,27 +38,19 @@ struct Create {
     data_center_id: String,
 }
 
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Create = input::body(&body, &["name", "size", "dataCenterId"])?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let wanted: Create = rest::body(&body)?;
     let wanted = NewNetworkVolume {
         name: wanted.name,
         size_gb: check_size(wanted.size)?,
         data_center: wanted.data_center_id,
         tier: VolumeTier::Standard,
     };
-    Ok(Json(as_json(&service.create_volume(&who, wanted).await?)).into_response())
+    Ok(ok(as_json(&service.create_volume(&who, wanted).await?)))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
-    Ok(Json(as_json(&service.volume(&who, &id)?)).into_response())
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
+    Ok(ok(as_json(&service.volume(&who, &id)?)))
 }
 
 #[derive(Deserialize)]
@@ -71,27 +59,14 @@ struct Update {
     size: Option<u64>,
 }
 
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Update = input::body(&body, &["name", "size"])?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let wanted: Update = rest::body(&body)?;
     let size_gb = wanted.size.map(check_size).transpose()?;
     let change = VolumeChange { name: wanted.name, size_gb, shrink: Shrink::AsObserved };
-    Ok(Json(as_json(&service.update_volume(&who, &id, change).await?)).into_response())
+    Ok(ok(as_json(&service.update_volume(&who, &id, change).await?)))
 }
 
-pub(super) async fn remove(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn remove(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.delete_volume(&who, &id).await?;
     Ok(no_content())
-}
-
-pub(super) fn no_content() -> Response {
-    StatusCode::NO_CONTENT.into_response()
 }

@@ -1,41 +1,30 @@
 //! `/v2/billing`. Only storage costs anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Extension, State};
-use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-use super::{Answer, Parameters, Refused, one, unprocessable};
+use super::{Answer, Refused, unprocessable};
+use crate::http::routes::Caller;
+use crate::runpod::rest::{Parameters, ok};
 use crate::service::{Bucket, BucketSize, ChargeQuery, Charges, Moment, Money, Principal, Service};
 
-fn moment(parameters: &[(String, String)], name: &str) -> Result<Option<Moment>, Refused> {
-    let Some(text) = one(parameters, name) else { return Ok(None) };
-    let read = Moment::parse(text).map(Some);
-    read.ok_or_else(|| unprocessable(format!("{name} must be a time such as 2026-01-31T23:59:59Z")))
+fn moment(parameters: &Parameters, name: &str) -> Result<Option<Moment>, Refused> {
+    parameters
+        .read(name, Moment::parse, || unprocessable(format!("{name} must be a time such as 2026-01-31T23:59:59Z")))
 }
 
-fn query(parameters: &[(String, String)]) -> Result<ChargeQuery, Refused> {
-    let bucket = match one(parameters, "bucketSize") {
-        None => BucketSize::Day,
-        Some(name) => {
-            BucketSize::parse(name).ok_or_else(|| unprocessable("bucketSize must be hour, day, week, month or year"))?
-        }
-    };
-    let last = match one(parameters, "lastN") {
-        None => None,
-        Some(text) => {
-            let last: Option<u32> = text.parse().ok().filter(|last| *last > 0);
-            Some(last.ok_or_else(|| unprocessable("lastN must be a number above 0"))?)
-        }
-    };
+fn query(parameters: &Parameters) -> Result<ChargeQuery, Refused> {
+    let bucket = parameters
+        .read("bucketSize", BucketSize::parse, || unprocessable("bucketSize must be hour, day, week, month or year"))?;
+    let bucket = bucket.unwrap_or(BucketSize::Day);
+    let above_0 = |text: &str| text.parse::<u32>().ok().filter(|last| *last > 0);
+    let last = parameters.read("lastN", above_0, || unprocessable("lastN must be a number above 0"))?;
     let (start, end) = (moment(parameters, "startTime")?, moment(parameters, "endTime")?);
     if last.is_some() && (start.is_some() || end.is_some()) {
         return Err(unprocessable("lastN and startTime or endTime exclude each other"));
     }
-    let volume = one(parameters, "networkVolumeId").map(str::to_owned);
+    let volume = parameters.one("networkVolumeId").map(str::to_owned);
     Ok(ChargeQuery { start, end, bucket, last, volume, aligned: true })
 }
 
@@ -68,11 +57,7 @@ fn with_times(mut value: Value, start: Moment, end: Moment) -> Value {
     value
 }
 
-pub(super) async fn volumes(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn volumes(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let asked = query(&parameters)?;
     let charges = service.charges(&who, &asked)?;
     let records: Vec<Value> = charges
@@ -87,14 +72,13 @@ pub(super) async fn volumes(
     let volumes: BTreeSet<_> = charges.records.iter().map(|record| &record.volume).collect();
     let mut meant = window(&charges);
     meant["networkVolumeId"] = json!(asked.volume);
-    Ok(Json(json!({
+    Ok(ok(json!({
         "metadata": {
             "query": meant, "recordCount": records.len(), "uniqueNetworkVolumeCount": volumes.len(),
             "totals": volume_amounts(&charges.records),
         },
         "records": records,
-    }))
-    .into_response())
+    })))
 }
 
 /// Amounts of everything; only storage is not 0.
@@ -122,11 +106,7 @@ fn amounts(records: &[Bucket]) -> Value {
     value
 }
 
-pub(super) async fn everything(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn everything(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let charges = service.charges(&who, &ChargeQuery { volume: None, ..query(&parameters)? })?;
     let mut buckets: BTreeMap<(Moment, Moment), Vec<Bucket>> = BTreeMap::new();
     for record in &charges.records {
@@ -134,42 +114,33 @@ pub(super) async fn everything(
     }
     let records: Vec<Value> =
         buckets.iter().map(|((start, end), records)| with_times(amounts(records), *start, *end)).collect();
-    Ok(Json(json!({
+    Ok(ok(json!({
         "metadata": {
             "query": window(&charges), "recordCount": records.len(), "totals": amounts(&charges.records),
         },
         "records": records,
-    }))
-    .into_response())
+    })))
 }
 
 /// The answer for what costs nothing: no records, and sums of 0.
-fn nothing(service: &Service, who: &Principal, parameters: &[(String, String)], kind: (&str, &str, &[&str])) -> Answer {
+fn nothing(service: &Service, who: &Principal, parameters: &Parameters, kind: (&str, &str, &[&str])) -> Answer {
     let (id, count, amounts) = kind;
     let charges = service.charges(who, &ChargeQuery { volume: Some(String::new()), ..query(parameters)? })?;
     let mut meant = window(&charges);
-    meant[id] = json!(one(parameters, id));
+    meant[id] = json!(parameters.one(id));
     let totals: Value =
         amounts.iter().map(|name| ((*name).to_owned(), json!(0.0))).collect::<serde_json::Map<_, _>>().into();
     let mut metadata = json!({ "query": meant, "recordCount": 0, "totals": totals });
     metadata[count] = json!(0);
-    Ok(Json(json!({ "records": [], "metadata": metadata })).into_response())
+    Ok(ok(json!({ "records": [], "metadata": metadata })))
 }
 
-pub(super) async fn pods(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn pods(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let amounts = ["totalAmount", "gpuAmount", "cpuAmount", "diskAmount"];
     nothing(&service, &who, &parameters, ("podId", "uniquePodCount", &amounts))
 }
 
-pub(super) async fn serverless(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    parameters: Parameters,
-) -> Answer {
+pub(super) async fn serverless(Caller { service, who }: Caller, parameters: Parameters) -> Answer {
     let amounts = ["totalAmount", "gpuAmount", "cpuAmount", "diskAmount", "feeAmount"];
     nothing(&service, &who, &parameters, ("serverlessId", "uniqueServerlessCount", &amounts))
 }

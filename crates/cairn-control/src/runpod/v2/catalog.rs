@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
-use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
-use super::{Answer, Parameters, all};
+use super::Answer;
+use crate::runpod::rest::{Parameters, ok};
 use crate::service::{Service, ServiceError, catalog};
 
-fn wants(parameters: &[(String, String)], what: &str) -> bool {
-    all(parameters, "include").iter().any(|item| item == what)
+fn wants(parameters: &Parameters, what: &str) -> bool {
+    parameters.all("include").iter().any(|item| item == what)
 }
 
-fn gpu_json(gpu: catalog::GpuType, parameters: &[(String, String)]) -> Value {
+fn gpu_json(gpu: catalog::GpuType, parameters: &Parameters) -> Value {
     let most = catalog::GPU_COUNT_MAX;
     let mut value = json!({
         "id": gpu.id, "name": gpu.display_name(), "pool": gpu.pool, "manufacturer": gpu.manufacturer(),
@@ -29,15 +28,15 @@ fn gpu_json(gpu: catalog::GpuType, parameters: &[(String, String)]) -> Value {
 
 pub(super) async fn gpus(parameters: Parameters) -> Answer {
     let gpus: Vec<Value> = catalog::gpu_types().map(|gpu| gpu_json(gpu, &parameters)).collect();
-    Ok(Json(json!({ "gpus": gpus })).into_response())
+    Ok(ok(json!({ "gpus": gpus })))
 }
 
 pub(super) async fn gpu(Path(id): Path<String>, parameters: Parameters) -> Answer {
     let gpu = catalog::gpu_types().find(|gpu| gpu.id == id).ok_or(ServiceError::NotFound { what: "GPU type" })?;
-    Ok(Json(gpu_json(gpu, &parameters)).into_response())
+    Ok(ok(gpu_json(gpu, &parameters)))
 }
 
-fn cpu_json(flavor: &catalog::CpuFlavor, parameters: &[(String, String)]) -> Value {
+fn cpu_json(flavor: &catalog::CpuFlavor, parameters: &Parameters) -> Value {
     let mut value = json!({
         "id": flavor.id, "name": flavor.name, "group": flavor.id,
         "vcpu": { "min": catalog::VCPU_MIN, "max": catalog::VCPU_MAX }, "ramGbPerVcpu": flavor.memory_per_vcpu,
@@ -51,13 +50,13 @@ fn cpu_json(flavor: &catalog::CpuFlavor, parameters: &[(String, String)]) -> Val
 
 pub(super) async fn cpus(parameters: Parameters) -> Answer {
     let cpus: Vec<Value> = catalog::CPU_FLAVORS.iter().map(|flavor| cpu_json(flavor, &parameters)).collect();
-    Ok(Json(json!({ "cpus": cpus })).into_response())
+    Ok(ok(json!({ "cpus": cpus })))
 }
 
 pub(super) async fn cpu(Path(id): Path<String>, parameters: Parameters) -> Answer {
     let flavor = catalog::CPU_FLAVORS.iter().find(|flavor| flavor.id == id);
     let flavor = flavor.ok_or(ServiceError::NotFound { what: "CPU type" })?;
-    Ok(Json(cpu_json(flavor, &parameters)).into_response())
+    Ok(ok(cpu_json(flavor, &parameters)))
 }
 
 fn data_center_json(center: &catalog::DataCenter) -> Value {
@@ -68,19 +67,18 @@ fn data_center_json(center: &catalog::DataCenter) -> Value {
 }
 
 pub(super) async fn data_centers(State(service): State<Arc<Service>>, parameters: Parameters) -> Answer {
-    let regions = all(&parameters, "regions");
+    let regions = parameters.all("regions");
     // No data centre here is certified, or on a global network.
-    let nothing =
-        !all(&parameters, "compliance").is_empty() || super::one(&parameters, "globalNetwork") == Some("true");
+    let nothing = !parameters.all("compliance").is_empty() || parameters.one("globalNetwork") == Some("true");
     let centers = service.data_centers();
     let wanted = centers
         .iter()
         .filter(|center| !nothing && (regions.is_empty() || regions.iter().any(|region| region == center.region)));
-    Ok(Json(json!({ "dataCenters": wanted.map(data_center_json).collect::<Vec<_>>() })).into_response())
+    Ok(ok(json!({ "dataCenters": wanted.map(data_center_json).collect::<Vec<_>>() })))
 }
 
 pub(super) async fn data_center(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Answer {
     let centers = service.data_centers();
     let center = centers.iter().find(|center| center.id == id);
-    Ok(Json(data_center_json(center.ok_or(ServiceError::NotFound { what: "data center" })?)).into_response())
+    Ok(ok(data_center_json(center.ok_or(ServiceError::NotFound { what: "data center" })?)))
 }

@@ -1,20 +1,19 @@
 //! `/v2/serverless`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::extract::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::shapes::Cpu;
 use super::{Answer, unprocessable};
+use crate::http::routes::Caller;
 use crate::runpod::input::{self, set};
+use crate::runpod::rest::{self, Unread, created, no_content, ok};
 use crate::service::records::{ContainerConfig, Endpoint, EndpointCompute, Scaler};
-use crate::service::{EndpointChange, NewEndpoint, Principal, Service, ServiceError, catalog};
+use crate::service::{EndpointChange, NewEndpoint, ServiceError, catalog};
 
 fn as_json(endpoint: &Endpoint) -> Value {
     let config = &endpoint.config;
@@ -62,27 +61,19 @@ fn as_json(endpoint: &Endpoint) -> Value {
     value
 }
 
-pub(super) async fn list(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+pub(super) async fn list(Caller { service, who }: Caller) -> Answer {
     let endpoints: Vec<Value> = service.endpoints(&who)?.iter().map(as_json).collect();
-    Ok(Json(json!({ "endpoints": endpoints })).into_response())
+    Ok(ok(json!({ "endpoints": endpoints })))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
-    Ok(Json(as_json(&service.endpoint(&who, &id)?)).into_response())
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
+    Ok(ok(as_json(&service.endpoint(&who, &id)?)))
 }
 
-pub(super) async fn workers(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn workers(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     let endpoint = service.endpoint(&who, &id)?;
     let summary = json!({ "running": 0, "idle": 0, "initializing": 0, "throttled": 0, "unhealthy": 0, "total": 0 });
-    Ok(Json(json!({ "workers": [], "summary": summary, "endpointVersion": endpoint.version })).into_response())
+    Ok(ok(json!({ "workers": [], "summary": summary, "endpointVersion": endpoint.version })))
 }
 
 #[derive(Deserialize)]
@@ -93,13 +84,6 @@ struct Gpu {
     count: Option<u32>,
     allowed_cuda_versions: Option<Vec<String>>,
     min_cuda_version: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Cpu {
-    id: String,
-    vcpu_count: u32,
 }
 
 #[derive(Default, Deserialize)]
@@ -153,27 +137,8 @@ struct Body {
     scaling: Option<Scaling>,
     timeout: Option<u64>,
     flashboot: Option<String>,
+    _registry: Unread,
 }
-
-/// Of a change; a creation takes `type` as well.
-const KEYS: [&str; 16] = [
-    "name",
-    "image",
-    "args",
-    "disk",
-    "env",
-    "ports",
-    "registry",
-    "templateId",
-    "gpu",
-    "cpu",
-    "dataCenterIds",
-    "networkVolumes",
-    "workers",
-    "scaling",
-    "timeout",
-    "flashboot",
-];
 
 /// Pools, then the types to leave out with a minus, as GraphQL writes them.
 fn gpu_ids(pools: Vec<String>, excluded: Option<Vec<String>>) -> Vec<String> {
@@ -186,14 +151,8 @@ fn cpu_compute(cpus: Vec<Cpu>) -> Option<EndpointCompute> {
     Some(EndpointCompute::Cpu { flavors: cpus.into_iter().map(|cpu| cpu.id).collect(), vcpu })
 }
 
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let mut keys = KEYS.to_vec();
-    keys.push("type");
-    let body: Body = input::body(&body, &keys)?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let body: Body = rest::body(&body)?;
     let (Some(name), Some(kind), Some(scaling)) = (body.name, body.r#type, body.scaling) else {
         return Err(unprocessable("name, type and scaling are needed"));
     };
@@ -249,16 +208,11 @@ pub(super) async fn create(
         min_cuda_version,
     };
     let endpoint = service.create_endpoint(&who, wanted).await?;
-    Ok((StatusCode::CREATED, Json(as_json(&endpoint))).into_response())
+    Ok(created(as_json(&endpoint)))
 }
 
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let body: Body = input::body(&body, &KEYS)?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let body: Body = rest::body_without(&body, &["type"])?;
     let scaling = body.scaling.map(Scaling::read).transpose()?;
     let volumes = body.network_volumes;
     let settings = move |endpoint: &mut Endpoint| {
@@ -296,14 +250,10 @@ pub(super) async fn update(
         }
     };
     let change = EndpointChange { settings: Box::new(settings), volumes };
-    Ok(Json(as_json(&service.update_endpoint(&who, &id, change).await?)).into_response())
+    Ok(ok(as_json(&service.update_endpoint(&who, &id, change).await?)))
 }
 
-pub(super) async fn remove(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn remove(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.delete_endpoint(&who, &id).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(no_content())
 }

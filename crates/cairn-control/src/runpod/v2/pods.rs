@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
-use axum::http::{StatusCode, header};
+use axum::extract::Path;
+use axum::http::header;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Answer, Parameters, Refused, one, unprocessable};
-use crate::runpod::input;
+use super::shapes::{self, Cpu, Persistent};
+use super::{Answer, Refused, unprocessable};
+use crate::http::routes::Caller;
+use crate::runpod::rest::{self, Parameters, Unread, created, no_content, ok};
 use crate::service::records::{Cloud, Hardware, Pod};
-use crate::service::{NewPod, PodChange, PodStatus, PodView, Principal, Service, ServiceError};
+use crate::service::{NewPod, PodChange, PodStatus, PodView, ServiceError};
 
 /// Lines of a log, unless another number is asked for, and at most.
 const LOG_LINES: usize = 100;
@@ -33,11 +33,7 @@ fn mounts_json(pod: &Pod) -> Value {
     if let Some(volume) = &pod.volume {
         return json!({ "network": [{ "volumeId": volume, "path": pod.config.mount_path }] });
     }
-    // Smaller ones than this API knows come from others, and are recorded only.
-    if pod.config.volume_gb >= 10 {
-        return json!({ "persistent": { "size": pod.config.volume_gb, "path": pod.config.mount_path } });
-    }
-    json!({})
+    shapes::own_volume_json(&pod.config)
 }
 
 fn as_json(view: &PodView) -> Value {
@@ -95,24 +91,13 @@ fn as_json(view: &PodView) -> Value {
     value
 }
 
-pub(super) async fn list(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+pub(super) async fn list(Caller { service, who }: Caller) -> Answer {
     let pods: Vec<Value> = service.pods(&who)?.iter().map(as_json).collect();
-    Ok(Json(json!({ "pods": pods })).into_response())
+    Ok(ok(json!({ "pods": pods })))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
-    Ok(Json(as_json(&service.pod(&who, &id)?)).into_response())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Persistent {
-    size: u32,
-    path: String,
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
+    Ok(ok(as_json(&service.pod(&who, &id)?)))
 }
 
 #[derive(Deserialize)]
@@ -143,11 +128,9 @@ impl Mounts {
             (Some(_), Some(_)) => {
                 Err(ServiceError::Invalid("mounts takes either persistent or network, not both".to_owned()).into())
             }
-            (Some(persistent), None) if persistent.size < 10 => {
-                Err(unprocessable("mounts.persistent.size must be at least 10"))
-            }
             (Some(persistent), None) => {
-                Ok(Mount { volume: None, volume_gb: Some(persistent.size), path: Some(persistent.path) })
+                let Persistent { size, path } = persistent.check()?;
+                Ok(Mount { volume: None, volume_gb: Some(size), path: Some(path) })
             }
             (None, Some(network)) if network.len() > 1 => Err(unprocessable("mounts.network takes at most 1 item")),
             (None, Some(network)) => match network.into_iter().next() {
@@ -174,13 +157,6 @@ struct Gpu {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Cpu {
-    id: String,
-    vcpu_count: u32,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Create {
     name: String,
@@ -198,33 +174,14 @@ struct Create {
     data_center_ids: Vec<String>,
     #[serde(default)]
     mounts: Mounts,
+    _registry: Unread,
+    _global_networking: Unread,
+    _start_jupyter: Unread,
+    _start_ssh: Unread,
 }
 
-const CREATE_KEYS: [&str; 16] = [
-    "name",
-    "image",
-    "args",
-    "disk",
-    "env",
-    "ports",
-    "registry",
-    "templateId",
-    "gpu",
-    "cpu",
-    "cloud",
-    "dataCenterIds",
-    "globalNetworking",
-    "mounts",
-    "startJupyter",
-    "startSsh",
-];
-
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Create = input::body(&body, &CREATE_KEYS)?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let wanted: Create = rest::body(&body)?;
     let hardware = match (wanted.gpu, wanted.cpu) {
         (Some(gpu), None) => Hardware::Gpu { id: gpu.id, count: gpu.count.unwrap_or(1) },
         (None, Some(cpu)) => Hardware::Cpu { flavor: cpu.id, vcpu: cpu.vcpu_count },
@@ -254,7 +211,7 @@ pub(super) async fn create(
         locked: false,
     };
     let view = service.create_pod(&who, wanted).await?;
-    Ok((StatusCode::CREATED, Json(as_json(&view))).into_response())
+    Ok(created(as_json(&view)))
 }
 
 #[derive(Deserialize)]
@@ -269,18 +226,13 @@ struct Update {
     ports: Option<Vec<String>>,
     #[serde(default)]
     mounts: Mounts,
+    _registry: Unread,
+    _global_networking: Unread,
+    _template_id: Unread,
 }
 
-const UPDATE_KEYS: [&str; 11] =
-    ["name", "locked", "image", "args", "disk", "env", "ports", "registry", "globalNetworking", "mounts", "templateId"];
-
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Update = input::body(&body, &UPDATE_KEYS)?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let wanted: Update = rest::body(&body)?;
     let mount = wanted.mounts.read()?;
     let was = service.pod(&who, &id)?.pod;
     if mount.volume_gb.is_some() && (was.volume.is_some() || was.config.volume_gb == 0) {
@@ -301,16 +253,12 @@ pub(super) async fn update(
         mount_path: mount.path,
         volume: mount.volume,
     };
-    Ok(Json(as_json(&service.update_pod(&who, &id, change).await?)).into_response())
+    Ok(ok(as_json(&service.update_pod(&who, &id, change).await?)))
 }
 
-pub(super) async fn terminate(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn terminate(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.terminate_pod(&who, &id).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(no_content())
 }
 
 #[derive(Deserialize)]
@@ -327,38 +275,24 @@ struct Act {
     action: Action,
 }
 
-pub(super) async fn act(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let view = match input::body::<Act>(&body, &["action"])?.action {
+pub(super) async fn act(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let view = match rest::body::<Act>(&body)?.action {
         Action::Start => service.start_pod(&who, &id).await?,
         Action::Stop => service.stop_pod(&who, &id).await?,
         Action::Restart => service.restart_pod(&who, &id, false).await?,
         Action::Terminate => {
             service.terminate_pod(&who, &id).await?;
-            return Ok(StatusCode::NO_CONTENT.into_response());
+            return Ok(no_content());
         }
     };
-    Ok(Json(as_json(&view)).into_response())
+    Ok(ok(as_json(&view)))
 }
 
 /// The last lines as events; the stream ends with them, so clients that reconnect get what came since.
-pub(super) async fn logs(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    parameters: Parameters,
-) -> Answer {
-    let lines = match one(&parameters, "tail") {
-        None => LOG_LINES,
-        Some(text) => {
-            let lines: Option<usize> = text.parse().ok().filter(|lines| *lines <= LOG_LINES_MAX);
-            lines.ok_or_else(|| unprocessable(format!("tail must be 0 to {LOG_LINES_MAX}")))?
-        }
-    };
+pub(super) async fn logs(Caller { service, who }: Caller, Path(id): Path<String>, parameters: Parameters) -> Answer {
+    let within = |text: &str| text.parse::<usize>().ok().filter(|lines| *lines <= LOG_LINES_MAX);
+    let lines = parameters.read("tail", within, || unprocessable(format!("tail must be 0 to {LOG_LINES_MAX}")))?;
+    let lines = lines.unwrap_or(LOG_LINES);
     let text = service.pod_logs(&who, &id, lines).await?;
     let now = service.now();
     let mut events = String::new();

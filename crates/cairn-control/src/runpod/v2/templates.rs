@@ -1,31 +1,25 @@
 //! `/v2/templates`, and everybody's under `/v2/catalog/templates`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::extract::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::shapes::{self, Persistent};
 use super::{Answer, Refused, unprocessable};
-use crate::runpod::input::{self, set};
+use crate::http::routes::Caller;
+use crate::runpod::input::set;
+use crate::runpod::rest::{self, Unread, created, no_content, ok};
 use crate::service::records::{ContainerConfig, Template};
-use crate::service::{NewTemplate, Principal, Service, catalog};
+use crate::service::{NewTemplate, catalog};
 
 fn as_json(template: &Template) -> Value {
     let config = &template.config;
-    let mounts = if config.volume_gb >= 10 {
-        json!({ "persistent": { "size": config.volume_gb, "path": config.mount_path } })
-    } else {
-        json!({})
-    };
     json!({
         "id": template.id, "name": template.name, "image": config.image, "args": config.args,
-        "disk": config.disk_gb.max(1), "env": config.env, "ports": config.ports, "registry": null, "mounts": mounts,
+        "disk": config.disk_gb.max(1), "env": config.env, "ports": config.ports, "registry": null, "mounts": shapes::own_volume_json(config),
         "serverless": template.serverless, "public": template.public, "category": template.category,
         "startSsh": template.start_ssh, "startJupyter": template.start_jupyter,
         "allowedCudaVersions": template.allowed_cuda_versions,
@@ -36,27 +30,16 @@ fn list_json(templates: &[Template]) -> Value {
     json!({ "templates": templates.iter().map(as_json).collect::<Vec<_>>() })
 }
 
-pub(super) async fn list(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
-    Ok(Json(list_json(&service.templates(&who)?)).into_response())
+pub(super) async fn list(Caller { service, who }: Caller) -> Answer {
+    Ok(ok(list_json(&service.templates(&who)?)))
 }
 
 pub(super) async fn list_public() -> Answer {
-    Ok(Json(list_json(&catalog::public_templates())).into_response())
+    Ok(ok(list_json(&catalog::public_templates())))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
-    Ok(Json(as_json(&service.template(&who, &id)?)).into_response())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Persistent {
-    size: u32,
-    path: String,
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
+    Ok(ok(as_json(&service.template(&who, &id)?)))
 }
 
 #[derive(Default, Deserialize)]
@@ -67,13 +50,8 @@ struct Mounts {
 
 impl Mounts {
     fn read(self) -> Result<(Option<u32>, Option<String>), Refused> {
-        match self.persistent {
-            Some(persistent) if persistent.size < 10 => {
-                Err(unprocessable("mounts.persistent.size must be at least 10"))
-            }
-            Some(persistent) => Ok((Some(persistent.size), Some(persistent.path))),
-            None => Ok((None, None)),
-        }
+        let persistent = self.persistent.map(Persistent::check).transpose()?;
+        Ok(persistent.map(|Persistent { size, path }| (size, path)).unzip())
     }
 }
 
@@ -94,31 +72,11 @@ struct Body {
     start_ssh: Option<bool>,
     start_jupyter: Option<bool>,
     allowed_cuda_versions: Option<Vec<String>>,
+    _registry: Unread,
 }
 
-const KEYS: [&str; 14] = [
-    "name",
-    "image",
-    "args",
-    "disk",
-    "env",
-    "ports",
-    "registry",
-    "mounts",
-    "category",
-    "public",
-    "serverless",
-    "startSsh",
-    "startJupyter",
-    "allowedCudaVersions",
-];
-
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let body: Body = input::body(&body, &KEYS)?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let body: Body = rest::body(&body)?;
     let (Some(name), Some(image)) = (body.name, body.image) else {
         return Err(unprocessable("name and image are needed"));
     };
@@ -145,16 +103,11 @@ pub(super) async fn create(
         allowed_cuda_versions: body.allowed_cuda_versions.unwrap_or_default(),
     };
     let template = service.create_template(&who, wanted).await?;
-    Ok((StatusCode::CREATED, Json(as_json(&template))).into_response())
+    Ok(created(as_json(&template)))
 }
 
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let body: Body = input::body(&body, &KEYS)?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let body: Body = rest::body(&body)?;
     let (volume_gb, mount_path) = body.mounts.read()?;
     let change = move |template: &mut Template| {
         set(&mut template.name, body.name);
@@ -172,14 +125,10 @@ pub(super) async fn update(
         set(&mut template.start_jupyter, body.start_jupyter);
         set(&mut template.allowed_cuda_versions, body.allowed_cuda_versions);
     };
-    Ok(Json(as_json(&service.update_template(&who, &id, Box::new(change)).await?)).into_response())
+    Ok(ok(as_json(&service.update_template(&who, &id, Box::new(change)).await?)))
 }
 
-pub(super) async fn remove(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn remove(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.delete_template(&who, &id).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(no_content())
 }

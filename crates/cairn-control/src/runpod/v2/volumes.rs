@@ -1,19 +1,15 @@
 //! `/v2/network-volumes`.
 
-use std::sync::Arc;
-
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, State};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::extract::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Answer, Refused, unprocessable};
-use crate::runpod::input;
+use crate::http::routes::Caller;
+use crate::runpod::rest::{self, created, no_content, ok};
 use crate::service::records::VolumeTier;
-use crate::service::{NewNetworkVolume, Principal, Service, Shrink, VolumeChange, VolumeView};
+use crate::service::{NewNetworkVolume, Shrink, VolumeChange, VolumeView};
 
 /// This API's own limits, in GB.
 const SIZES: std::ops::RangeInclusive<u64> = 10..=4096;
@@ -31,9 +27,9 @@ fn check_size(size: u64) -> Result<u64, Refused> {
     Err(unprocessable(format!("size must be {} to {} GB", SIZES.start(), SIZES.end())))
 }
 
-pub(super) async fn list(State(service): State<Arc<Service>>, Extension(who): Extension<Principal>) -> Answer {
+pub(super) async fn list(Caller { service, who }: Caller) -> Answer {
     let volumes: Vec<Value> = service.volumes(&who)?.iter().map(as_json).collect();
-    Ok(Json(json!({ "networkVolumes": volumes })).into_response())
+    Ok(ok(json!({ "networkVolumes": volumes })))
 }
 
 #[derive(Deserialize)]
@@ -45,12 +41,8 @@ struct Create {
     r#type: Option<VolumeTier>,
 }
 
-pub(super) async fn create(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Create = input::body(&body, &["name", "size", "dataCenter", "type"])?;
+pub(super) async fn create(Caller { service, who }: Caller, body: Bytes) -> Answer {
+    let wanted: Create = rest::body(&body)?;
     let wanted = NewNetworkVolume {
         name: wanted.name,
         size_gb: check_size(wanted.size)?,
@@ -58,15 +50,11 @@ pub(super) async fn create(
         tier: wanted.r#type.unwrap_or(VolumeTier::Standard),
     };
     let view = service.create_volume(&who, wanted).await?;
-    Ok((StatusCode::CREATED, Json(as_json(&view))).into_response())
+    Ok(created(as_json(&view)))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
-    Ok(Json(as_json(&service.volume(&who, &id)?)).into_response())
+pub(super) async fn show(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
+    Ok(ok(as_json(&service.volume(&who, &id)?)))
 }
 
 #[derive(Deserialize)]
@@ -75,26 +63,17 @@ struct Update {
     size: Option<u64>,
 }
 
-pub(super) async fn update(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Answer {
-    let wanted: Update = input::body(&body, &["name", "size"])?;
+pub(super) async fn update(Caller { service, who }: Caller, Path(id): Path<String>, body: Bytes) -> Answer {
+    let wanted: Update = rest::body(&body)?;
     if wanted.name.is_none() && wanted.size.is_none() {
         return Err(unprocessable("at least one of name and size is needed"));
     }
     let size_gb = wanted.size.map(check_size).transpose()?;
     let change = VolumeChange { name: wanted.name, size_gb, shrink: Shrink::Refused };
-    Ok(Json(as_json(&service.update_volume(&who, &id, change).await?)).into_response())
+    Ok(ok(as_json(&service.update_volume(&who, &id, change).await?)))
 }
 
-pub(super) async fn remove(
-    State(service): State<Arc<Service>>,
-    Extension(who): Extension<Principal>,
-    Path(id): Path<String>,
-) -> Answer {
+pub(super) async fn remove(Caller { service, who }: Caller, Path(id): Path<String>) -> Answer {
     service.delete_volume(&who, &id).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(no_content())
 }
