@@ -13,15 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use cairn_locks::{Mutex, MutexGuard};
 use cairn_types::checksum::verify_blocks;
 use cairn_types::{BlobId, BlobPlace, Ino, PackId};
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::ChunkError;
 use crate::format::{
     PACK_HEADER_LEN, PAYLOAD_MAX, PackHeader, RECORD_ALIGN, RecordHeader, encode_pack_header, encode_record_prefix,
     parse_pack_header, record_len,
 };
+use crate::lock_order;
 use crate::place::record_place;
 use crate::store::{Pack, PackStore};
 use crate::sys;
@@ -62,11 +63,11 @@ impl NewBlob {
 /// The packs that are appended to.
 #[derive(Debug)]
 pub(crate) struct Writers {
-    slots: Vec<Mutex<Option<Writer>>>,
+    slots: Vec<Mutex<Option<Writer>, lock_order::WriterSlot>>,
     /// Which slot to wait for when all are taken.
     turn: AtomicUsize,
     /// Packs with room from before the store was opened, which no slot has taken yet.
-    reusable: Mutex<Vec<Arc<Pack>>>,
+    reusable: Mutex<Vec<Arc<Pack>>, lock_order::ReusablePacks>,
 }
 
 /// The end of one pack.

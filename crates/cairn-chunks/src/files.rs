@@ -9,10 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
 use cairn_types::PackId;
 
+use crate::lock_order;
 use crate::place::file_name;
 
 /// The directory of packs and the descriptors that are open in it.
@@ -20,7 +21,7 @@ use crate::place::file_name;
 pub(crate) struct PackFiles {
     directory: PathBuf,
     capacity: usize,
-    open: Mutex<OpenFiles>,
+    open: Mutex<OpenFiles, lock_order::OpenFiles>,
 }
 
 #[derive(Debug, Default)]

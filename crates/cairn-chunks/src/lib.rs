@@ -26,6 +26,7 @@ mod error;
 mod files;
 pub mod format;
 mod local;
+mod lock_order;
 mod memory;
 mod place;
 mod read;

@@ -10,14 +10,15 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use cairn_locks::Mutex;
 use cairn_types::checksum::{blob_hash, verify_blocks};
 use cairn_types::limits::CHECK_BLOCK;
 use cairn_types::{BlobId, BlobPlace, PackId};
-use parking_lot::Mutex;
 
 use crate::append::NewBlob;
 use crate::blob_store::{BlobStore, BlobStoreOpener, Capacity, StoredBlob, StoredBlobs, Wait};
 use crate::error::{ChunkError, Problem, ProblemKind};
+use crate::lock_order;
 use crate::read::{ReadBlob, widened};
 use crate::reclaim::Freed;
 use crate::recover::Recovery;
@@ -39,7 +40,7 @@ struct State {
 
 /// Objects in a map. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryBlobs(Arc<Mutex<State>>);
+pub struct MemoryBlobs(Arc<Mutex<State, lock_order::MemoryBlobs>>);
 
 impl MemoryBlobs {
     /// Forgets what no sync has covered, as a machine does that loses power.

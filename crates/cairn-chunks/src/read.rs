@@ -11,17 +11,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_types::checksum::{blob_hash, verify_blocks};
 use cairn_types::limits::CHECK_BLOCK;
 use cairn_types::{BlobId, BlobPlace, PackId};
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use crate::blob_store::Wait;
 use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::format::{
     FormatError, PACK_HEADER_LEN, RecordHeader, parse_checksums, parse_pack_header, parse_record_header, prefix_len,
 };
+use crate::lock_order;
 use crate::place::is_possible;
 use crate::store::PackStore;
 use crate::sys;
@@ -316,7 +317,7 @@ impl Head {
 /// Headers of the records that were read in parts last. A header never changes while its record is there, and whether that is
 /// so is asked for every read.
 #[derive(Debug)]
-pub(crate) struct Headers(Mutex<LruCache<BlobId, (BlobPlace, Arc<Head>)>>);
+pub(crate) struct Headers(Mutex<LruCache<BlobId, (BlobPlace, Arc<Head>)>, lock_order::KeptHeaders>);
 
 impl Default for Headers {
     fn default() -> Self {

@@ -8,14 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use cairn_locks::{Mutex, RwLock};
 use cairn_types::{BlobPlace, PackId};
-use parking_lot::{Mutex, RwLock};
 
 use crate::append::Writers;
 use crate::dead::{DeadRanges, OFFSET_MAX};
 use crate::error::{ChunkError, Problem, ProblemKind};
 use crate::files::PackFiles;
 use crate::format::{PACK_HEADER_LEN, PAYLOAD_MAX};
+use crate::lock_order;
 use crate::read::Headers;
 use crate::recover::{self, Recovery};
 use crate::sync::Flusher;
@@ -44,7 +45,7 @@ impl Default for Options {
 pub struct PackStore {
     pub(crate) files: PackFiles,
     pub(crate) pack_limit: u64,
-    pub(crate) packs: RwLock<BTreeMap<PackId, Arc<Pack>>>,
+    pub(crate) packs: RwLock<BTreeMap<PackId, Arc<Pack>>, lock_order::Packs>,
     pub(crate) writers: Writers,
     pub(crate) flusher: Flusher,
     pub(crate) headers: Headers,
@@ -57,7 +58,7 @@ pub(crate) struct Pack {
     pub(crate) id: PackId,
     /// End of the last whole record, in bytes.
     pub(crate) length: AtomicU64,
-    pub(crate) state: Mutex<PackState>,
+    pub(crate) state: Mutex<PackState, lock_order::PackStates>,
 }
 
 #[derive(Debug, Default)]

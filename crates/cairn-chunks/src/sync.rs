@@ -12,11 +12,12 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use cairn_locks::{Condvar, Mutex};
 use cairn_types::PackId;
-use parking_lot::{Condvar, Mutex};
 
 use crate::error::{ChunkError, Poison};
 use crate::files::PackFiles;
+use crate::lock_order;
 use crate::store::PackStore;
 use crate::sys;
 use crate::tails::Tail;
@@ -26,7 +27,7 @@ type DurableLengths = Vec<(PackId, u64)>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Flusher {
-    state: Mutex<FlushState>,
+    state: Mutex<FlushState, lock_order::FlushRounds>,
     round_ended: Condvar,
     poison: OnceLock<Poison>,
 }

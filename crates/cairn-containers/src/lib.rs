@@ -5,6 +5,7 @@
 //! when the process that asked for it ends. Not here: what a pod is, and how a container is started (`cairn-control`).
 
 pub mod durable;
+mod lock_order;
 pub mod mounts;
 pub mod program;
 pub mod volume_plugin;

@@ -5,11 +5,13 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::lock_order;
 
 /// Most bytes that are kept of what a program prints, on either stream.
 const OUTPUT_MAX: usize = 4 << 20;
@@ -75,13 +77,13 @@ pub async fn run(
 
 /// Reads a stream to its end, so that the program is never stopped by a full pipe, and keeps the beginning.
 struct Reader {
-    kept: Arc<Mutex<Vec<u8>>>,
+    kept: Arc<Mutex<Vec<u8>, lock_order::ProgramOutput>>,
     task: JoinHandle<()>,
 }
 
 impl Reader {
     fn start(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
-        let kept = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::new(Mutex::<_, lock_order::ProgramOutput>::new(Vec::new()));
         let keep = Arc::clone(&kept);
         let task = tokio::spawn(async move {
             let Some(mut stream) = stream else { return };

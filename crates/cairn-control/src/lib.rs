@@ -11,5 +11,6 @@
 mod admin;
 pub mod engine;
 pub mod http;
+mod lock_order;
 mod runpod;
 pub mod service;

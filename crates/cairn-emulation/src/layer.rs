@@ -11,6 +11,7 @@ use cairn_client::api::{
     AttrReply, Caller, CopyTarget, DirEntry, Entry, FileSystem, Handle, Lookup, Opened, SeekTarget, VolumeUsage,
     WriteFlags,
 };
+use cairn_locks::Mutex;
 use cairn_types::profile::{
     FIXED_DIRECTORY_MODE, FIXED_FILE_MODE, MOOSEFS_ATTRIBUTE_TIME, POOL_BYTES, POOL_BYTES_FREE,
 };
@@ -18,8 +19,8 @@ use cairn_types::{
     AllocateMode, Attr, AttrChange, Errno, FileKind, FileLock, Ino, LockOwner, Name, NewNode, Profile, RenameMode,
     XattrMode,
 };
-use parking_lot::Mutex;
 
+use crate::lock_order;
 use crate::pace::{Direction, Pace, Paced};
 
 /// A file system that behaves as a profile says. Clones share everything.
@@ -32,7 +33,7 @@ struct Shared {
     profile: Profile,
     pace: Pace,
     /// Files with content that was written and not flushed: the next flush of each waits for it.
-    unflushed: Mutex<HashSet<Ino>>,
+    unflushed: Mutex<HashSet<Ino>, lock_order::Unflushed>,
 }
 
 impl<F: Clone> Clone for Emulated<F> {

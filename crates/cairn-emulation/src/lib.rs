@@ -10,6 +10,7 @@
 //! ```
 
 mod layer;
+mod lock_order;
 mod pace;
 mod timer;
 

@@ -7,9 +7,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::Profile;
-use parking_lot::Mutex;
 
+use crate::lock_order;
 use crate::timer::Timer;
 
 /// What an answer costs on its way after its moment has come: waking its task and the program that waits. Answers are sent
@@ -113,7 +114,7 @@ struct Bucket {
     seconds_per_byte: f64,
     /// Time in which an empty bucket fills.
     depth: Duration,
-    full_at: Mutex<Instant>,
+    full_at: Mutex<Instant, lock_order::Bucket>,
 }
 
 impl Bucket {

@@ -10,7 +10,9 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use cairn_locks::{Condvar, Mutex};
+
+use crate::lock_order;
 
 /// The longest lateness that is made up for. More is a busy machine, not the way to sleep.
 const LATENESS_MAX: Duration = Duration::from_micros(150);
@@ -24,7 +26,7 @@ pub(crate) struct Timer {
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue, lock_order::TimerQueue>,
     changed: Condvar,
 }
 
@@ -79,7 +81,7 @@ fn run(shared: &Weak<Shared>) {
             }
             let first = queue.waiting.peek().map(|Reverse((moment, _))| *moment);
             let wanted = first.and_then(|moment| moment.checked_sub(lateness)).unwrap_or(now + IDLE);
-            let timed_out = shared.changed.wait_until(&mut queue, wanted).timed_out();
+            let timed_out = shared.changed.wait_until(&mut queue, wanted);
             if timed_out && first.is_some() {
                 let late = Instant::now().saturating_duration_since(wanted).min(LATENESS_MAX);
                 lateness = (lateness * (LEARNING - 1) + late) / LEARNING;
@@ -144,7 +146,7 @@ mod tests {
     async fn wakes_in_the_order_of_moments_and_not_before() {
         let timer = Arc::new(Timer::start().expect("a thread"));
         let begun = Instant::now();
-        let order = Arc::new(Mutex::new(Vec::new()));
+        let order = Arc::new(Mutex::<_, lock_order::Bucket>::new(Vec::new()));
         let tasks: Vec<_> = [30u64, 10, 20]
             .into_iter()
             .map(|milliseconds| {

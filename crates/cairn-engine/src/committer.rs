@@ -17,14 +17,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_chunks::ChunkError;
+use cairn_locks::{Condvar, Mutex};
 use cairn_meta::{ApplyError, Batch, CommitOutcome, Durability, Reached, StoreError, VolumeStore};
 use cairn_types::{Errno, FsResult, SessionId};
 use cairn_wire::Push;
 use cairn_wire::message::Failure;
-use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::Inner;
+use crate::lock_order;
 use crate::quota::{Fill, Quota, Space};
 use crate::recent::Recent;
 
@@ -133,7 +134,7 @@ struct Queue {
 /// The way to the committer.
 #[derive(Default)]
 pub(crate) struct Committer {
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue, lock_order::CommitQueue>,
     wake: Condvar,
 }
 
@@ -258,7 +259,7 @@ impl Committer {
             match deadline {
                 None => self.wake.wait(&mut queue),
                 Some(deadline) => {
-                    if self.wake.wait_until(&mut queue, deadline).timed_out() {
+                    if self.wake.wait_until(&mut queue, deadline) {
                         break;
                     }
                 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_chunks::{BlobStore, Capacity};
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
+
+use crate::lock_order;
 
 /// For how long a figure is used again.
 const FRESH: Duration = Duration::from_millis(20);
@@ -32,7 +34,7 @@ impl Figures {
 #[derive(Debug)]
 pub(crate) struct Disk {
     store: Arc<dyn BlobStore>,
-    last: Mutex<Option<Figures>>,
+    last: Mutex<Option<Figures>, lock_order::DiskFigures>,
 }
 
 impl Disk {

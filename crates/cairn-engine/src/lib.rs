@@ -16,8 +16,7 @@
 //! It knows nothing of sockets: it gets decoded requests of a session, and tells sessions what they must know through the
 //! [`PushSender`] of their control connection.
 //!
-//! Order of locks, outermost first: leases; then any one of sessions, open files, locks, pending blobs; then the queue of
-//! the committer. None is held while anything waits.
+//! The order of locks is in `lock_order`; none is held while anything waits.
 
 mod blobs;
 mod changes;
@@ -30,6 +29,7 @@ mod disk;
 mod dispatch;
 mod ending;
 mod leases;
+mod lock_order;
 mod lock_requests;
 mod locks;
 mod maintenance;
@@ -56,13 +56,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_chunks::{BlobStore, ChunkError};
+use cairn_locks::{Mutex, RwLock};
 use cairn_meta::{CommitOutcome, Reached, Snapshot, StoreError, VolumeStore};
 use cairn_types::{BlobPlace, Errno, PackId, Profile, SessionId, VolumeId};
 use cairn_wire::admin::{CheckOptions, CheckProgress, SessionStatus, VolumeInfo};
 use cairn_wire::handshake::{ClientInfo, Resume, SessionSecret, SessionWelcome};
 use cairn_wire::message::{Answer, Failure, Usage};
 use cairn_wire::{Refusal, Request, Response};
-use parking_lot::{Mutex, RwLock};
 
 pub use push::{PushReceiver, PushSender, push_channel};
 pub use sessions::AttachmentId;
@@ -156,10 +156,10 @@ struct Inner {
     id: VolumeId,
     options: VolumeOptions,
     /// `None` once the volume is closed.
-    store: RwLock<Option<VolumeStore>>,
+    store: RwLock<Option<VolumeStore>, lock_order::Store>,
     blob_store: Arc<dyn BlobStore>,
     committer: Committer,
-    worker: Mutex<Worker>,
+    worker: Mutex<Worker, lock_order::CommitWorker>,
     leases: Leases,
     sessions: Sessions,
     open_files: OpenFiles,
@@ -176,7 +176,7 @@ struct Inner {
     order_at_start: u64,
     durable_order: AtomicU64,
     /// Places of blobs that the next durable commit makes useless.
-    dead_when_durable: Mutex<Vec<BlobPlace>>,
+    dead_when_durable: Mutex<Vec<BlobPlace>, lock_order::DeadWhenDurable>,
     /// Reads of blobs that are under way.
     readers: AtomicUsize,
     /// Bytes written to packs since the last flush that was begun for their sake.

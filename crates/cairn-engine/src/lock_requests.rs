@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use cairn_locks::Mutex;
 use cairn_types::{ByteRange, Errno, FileLock, Ino, LockFamily, LockKind, LockOwner, SessionId};
 use cairn_wire::message::Answer;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::lock_order;
 use crate::locks::{LockTable, Owner, SetOutcome, WaitId};
 use crate::{Inner, Reply};
 
@@ -17,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// All locks of a volume, and the requests that wait for some.
 #[derive(Debug, Default)]
-pub(crate) struct Locks(Mutex<State>);
+pub(crate) struct Locks(Mutex<State, lock_order::FileLocks>);
 
 #[derive(Debug, Default)]
 struct State {

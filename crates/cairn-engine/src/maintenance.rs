@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use cairn_locks::{Condvar, Mutex};
 use cairn_types::{BlobId, BlobPlace, Ino, PackId};
-use parking_lot::{Condvar, Mutex};
 
 use crate::Inner;
 use crate::committer::Kind;
+use crate::lock_order;
 use crate::{compaction, defragment};
 
 /// Time between two looks around.
@@ -42,10 +43,10 @@ struct Errands {
 /// What the thread is to do.
 #[derive(Debug, Default)]
 pub(crate) struct Maintenance {
-    errands: Mutex<Errands>,
+    errands: Mutex<Errands, lock_order::Errands>,
     wake: Condvar,
     /// Held while packs are rewritten or checked: not both at once.
-    pub(crate) packs: Mutex<()>,
+    pub(crate) packs: Mutex<(), lock_order::PackMaintenance>,
 }
 
 impl Maintenance {

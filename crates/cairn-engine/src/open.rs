@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cairn_chunks::Recovery;
+use cairn_locks::{Mutex, RwLock};
 use cairn_meta::{ApplyContext, Durability, Snapshot, VolumeConfig, VolumeStore};
 use cairn_types::{AttrChange, BlobPlace, Ino, MetaOp, PackId, SessionId, Timestamp};
 use cairn_wire::admin::VolumeInfo;
-use parking_lot::Mutex;
 use rustix::process::{getegid, geteuid};
 
 use crate::committer::{self, Committer, Kind, Worker};
@@ -136,7 +136,7 @@ fn open_stores(storage: &Storage, options: VolumeOptions) -> Result<(Arc<Inner>,
     let inner = Arc::new_cyclic(|weak| Inner {
         weak: weak.clone(),
         id,
-        store: Some(store).into(),
+        store: RwLock::new(Some(store)),
         disk: Disk::new(Arc::clone(&blob_store)),
         blob_store,
         committer: Committer::default(),
@@ -153,7 +153,7 @@ fn open_stores(storage: &Storage, options: VolumeOptions) -> Result<(Arc<Inner>,
         stored: StoredBytes::default(),
         order_at_start: order,
         durable_order: AtomicU64::new(order),
-        dead_when_durable: useless.into(),
+        dead_when_durable: Mutex::new(useless),
         readers: AtomicUsize::new(0),
         unflushed: AtomicU64::new(0),
         deleted: AtomicBool::new(true),

@@ -6,11 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use cairn_locks::Mutex;
 use cairn_types::{Ino, SessionId};
-use parking_lot::Mutex;
 
 use crate::Inner;
 use crate::committer::{Kind, Round};
+use crate::lock_order;
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,7 +22,7 @@ struct State {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct OpenFiles(Mutex<State>);
+pub(crate) struct OpenFiles(Mutex<State, lock_order::OpenFiles>);
 
 impl OpenFiles {
     pub(crate) fn declare(&self, session: SessionId, ino: Ino) {

@@ -7,8 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::{BlobId, BlobPlace, PackId, SessionId};
-use parking_lot::Mutex;
+
+use crate::lock_order;
 
 #[derive(Debug)]
 struct Pending {
@@ -42,7 +44,7 @@ struct State {
 pub(crate) struct Append(u64);
 
 #[derive(Debug, Default)]
-pub(crate) struct PendingBlobs(Mutex<State>);
+pub(crate) struct PendingBlobs(Mutex<State, lock_order::PendingBlobs>);
 
 impl PendingBlobs {
     /// Notes that bytes are about to be appended; must be followed by [`PendingBlobs::finish_append`].

@@ -7,15 +7,16 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::{Errno, Ino, SessionId};
 use cairn_wire::Push;
 use cairn_wire::message::{Failure, Grant, LeaseReturn};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::Inner;
 use crate::leases::{Block, RecallOrder, Table, Ticket, Verdict, Want};
+use crate::lock_order;
 
 /// Most leases of one session. Beyond it the oldest are recalled. A lease takes some 200 bytes here.
 const LEASES_MAX: usize = 200_000;
@@ -25,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The table, and who waits for which of its nodes.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    guarded: Mutex<Guarded>,
+    guarded: Mutex<Guarded, lock_order::Leases>,
     next_ticket: AtomicU64,
 }
 

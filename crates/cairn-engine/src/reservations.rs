@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::{Errno, SessionId};
 use cairn_wire::Push;
 use cairn_wire::message::{Answer, Failure};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::committer::Kind;
+use crate::lock_order;
 use crate::quota::Space;
 use crate::{Inner, Reply};
 
@@ -24,7 +25,7 @@ pub(crate) struct Reservations {
     given_back: Notify,
     /// Counts what was given back, so that nobody waits for what has happened already.
     count: AtomicU64,
-    last_asked: Mutex<Option<(Instant, u64)>>,
+    last_asked: Mutex<Option<(Instant, u64)>, lock_order::RoomAsked>,
 }
 
 impl Reservations {

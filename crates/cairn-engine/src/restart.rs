@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_locks::Mutex;
 use cairn_types::{Errno, FileLock, Ino, LeaseMode, SessionId};
 use cairn_wire::message::{Answer, Applied, Failure, Grant, OpNumber, Replay};
-use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::committer::{Kind, Round};
+use crate::lock_order;
 use crate::sessions::Stage;
 use crate::{Inner, Reply};
 
@@ -52,10 +53,10 @@ type Retold = (Vec<Grant>, Vec<Replay>);
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Restart {
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::Restart>,
     over: watch::Sender<bool>,
     /// What sessions have told once more after the time of grace, so far.
-    again: Mutex<HashMap<SessionId, Retold>>,
+    again: Mutex<HashMap<SessionId, Retold>, lock_order::RetoldChanges>,
 }
 
 impl Restart {

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cairn_locks::{Mutex, RwLock};
 use cairn_types::SessionId;
 use cairn_wire::Push;
 use cairn_wire::handshake::{ClientInfo, SessionSecret};
-use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use crate::lock_order;
 use crate::peer_process::PeerProcess;
 use crate::push::PushSender;
 
@@ -57,11 +58,11 @@ struct About {
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     secret_hash: [u8; 32],
-    about: Mutex<About>,
+    about: Mutex<About, lock_order::AboutSession>,
     stage: AtomicU8,
     /// Milliseconds since the registry was made.
     heard: AtomicU64,
-    attachment: Mutex<Option<(AttachmentId, PushSender)>>,
+    attachment: Mutex<Option<(AttachmentId, PushSender)>, lock_order::Attachment>,
 }
 
 pub(crate) fn hash_secret(secret: &SessionSecret) -> [u8; 32] {
@@ -143,7 +144,7 @@ impl Session {
 /// All sessions that have not ended.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    all: RwLock<BTreeMap<SessionId, Arc<Session>>>,
+    all: RwLock<BTreeMap<SessionId, Arc<Session>>, lock_order::Sessions>,
     ttl: Duration,
     base: Instant,
     next_attachment: AtomicU64,

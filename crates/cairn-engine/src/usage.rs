@@ -2,18 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_wire::admin::{SessionStatus, VolumeInfo};
 use cairn_wire::message::Usage;
-use parking_lot::Mutex;
 
 use crate::Inner;
+use crate::lock_order;
 
 /// For how long the bytes that packs take are not counted again: it costs a system call for each pack.
 const STORED_FRESH: Duration = Duration::from_secs(1);
 
 /// Bytes on disk of all packs, and when they were counted.
 #[derive(Debug, Default)]
-pub(crate) struct StoredBytes(Mutex<Option<(Instant, u64)>>);
+pub(crate) struct StoredBytes(Mutex<Option<(Instant, u64)>, lock_order::StoredBytes>);
 
 /// Settings as they stand. Once the volume is closed, its id is all that is known.
 pub(crate) fn info(inner: &Inner) -> VolumeInfo {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
+
+use crate::lock_order;
 
 /// Free buffers, kept because a fresh one costs a page fault for every 4 KiB.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
-    free: Mutex<Vec<Box<[u8]>>>,
+    free: Mutex<Vec<Box<[u8]>>, lock_order::SpareBuffers>,
     /// Length of each buffer, in bytes.
     length: usize,
     /// Most buffers that are kept while nobody uses them.

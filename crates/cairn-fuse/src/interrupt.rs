@@ -8,8 +8,10 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 use tokio::sync::oneshot;
+
+use crate::lock_order;
 
 /// Interrupts that are remembered for requests not (yet) known. One can overtake its request by the time that two
 /// threads need to change places; what is older belongs to requests that cannot be interrupted.
@@ -32,7 +34,7 @@ pub(crate) enum Patience {
 /// The waiting requests of one mount, by the kernel's number.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupts {
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::Interrupts>,
 }
 
 #[derive(Debug, Default)]

@@ -26,6 +26,7 @@ mod dispatch;
 mod error;
 mod handshake;
 mod interrupt;
+mod lock_order;
 mod mount;
 mod notify;
 mod options;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_client::api::{FileSystem, KernelCache};
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -20,6 +20,7 @@ use crate::device::Device;
 use crate::error::MountError;
 use crate::handshake::{Handshake, MAX_WRITE};
 use crate::interrupt::Interrupts;
+use crate::lock_order;
 use crate::notify::Notifier;
 use crate::options::MountOptions;
 use crate::owners::LockOwners;
@@ -46,7 +47,7 @@ pub struct Mount {
     directory: PathBuf,
     /// `MAJOR:MINOR` under which the kernel lists the mount: tells it from another one on the same directory.
     device: Option<String>,
-    session: Mutex<Option<fuser::Session<Handshake>>>,
+    session: Mutex<Option<fuser::Session<Handshake>>, lock_order::MountSession>,
     shared: Arc<Shared>,
     transport: TransportInUse,
     notifier: Arc<Notifier>,

@@ -8,13 +8,15 @@
 use std::collections::HashMap;
 
 use cairn_client::api::Handle;
+use cairn_locks::Mutex;
 use cairn_types::{ByteRange, FileLock, Ino, LockFamily, LockKind, LockOwner};
-use parking_lot::Mutex;
+
+use crate::lock_order;
 
 /// Owners of POSIX and OFD locks on files that are open.
 #[derive(Debug, Default)]
 pub(crate) struct LockOwners {
-    by_node: Mutex<HashMap<Ino, Vec<(Handle, LockOwner)>>>,
+    by_node: Mutex<HashMap<Ino, Vec<(Handle, LockOwner)>>, lock_order::LockOwners>,
 }
 
 impl LockOwners {

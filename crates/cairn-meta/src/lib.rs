@@ -17,6 +17,7 @@ mod error;
 mod golden;
 pub mod kv;
 mod layout;
+mod lock_order;
 mod ops;
 mod ownership;
 mod record;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cairn_locks::RwLock;
 use cairn_types::{Attr, AttrFlags, FileKind, Ino, Timestamp};
-use parking_lot::RwLock;
 
 use crate::batch::Batch;
 use crate::error::StoreError;
 use crate::kv::{Changes, Durability, KeyValueStore, Reached};
 use crate::layout;
+use crate::lock_order;
 use crate::ownership::Ownership;
 use crate::record::{InodeRecord, VolumeConfig, VolumeRecord};
 use crate::snapshot::Snapshot;
@@ -32,8 +33,8 @@ pub struct VolumeStore {
 /// What the store, its snapshots and its batch have in common.
 pub(crate) struct State {
     // Before the rows, so that their last reader is gone when they are closed.
-    current: RwLock<Snapshot>,
-    pub(crate) numbering: RwLock<Numbering>,
+    current: RwLock<Snapshot, lock_order::CurrentSnapshot>,
+    pub(crate) numbering: RwLock<Numbering, lock_order::Numbering>,
     pub(crate) batch_open: AtomicBool,
     rows: Box<dyn KeyValueStore>,
     ownership: Ownership,

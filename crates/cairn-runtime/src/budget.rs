@@ -10,9 +10,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
 use crate::limit;
+use crate::lock_order;
 
 /// What memory is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ struct Parts {
 struct Part {
     /// Bytes.
     limit: u64,
-    claims: Mutex<Vec<Arc<Claim>>>,
+    claims: Mutex<Vec<Arc<Claim>>, lock_order::MemoryShares>,
 }
 
 #[derive(Debug)]

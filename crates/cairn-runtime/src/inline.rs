@@ -10,8 +10,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 use tokio::runtime::Handle;
+
+use crate::lock_order;
 
 type Boxed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -45,7 +47,7 @@ pub fn spawn_inline(runtime: &Handle, future: impl Future<Output = ()> + Send + 
 
 struct Waiter {
     runtime: Handle,
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::InlineStart>,
 }
 
 enum State {

@@ -6,6 +6,7 @@
 mod budget;
 mod inline;
 mod limit;
+mod lock_order;
 
 pub use budget::{MemoryBudget, MemoryShare, MemoryUse};
 pub use inline::spawn_inline;

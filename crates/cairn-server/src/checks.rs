@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cairn_locks::Mutex;
 use cairn_types::VolumeId;
 use cairn_wire::admin::{CheckOptions, CheckProgress};
-use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::catalogue::OpenVolume;
+use crate::lock_order;
 
 /// Finished checks whose outcome is kept.
 const KEPT: usize = 64;
@@ -39,7 +40,7 @@ struct State {
 /// All checks since the server started.
 #[derive(Default)]
 pub struct Checks {
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::Checks>,
 }
 
 impl Checks {

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 use tokio::sync::watch;
 
 use crate::config::Limits;
+use crate::lock_order;
 
 /// Whether a connection should end, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ struct State {
 /// The table of all connections.
 #[derive(Default)]
 pub(crate) struct Connections {
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::Connections>,
 }
 
 impl Connections {

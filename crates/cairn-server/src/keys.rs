@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cairn_locks::RwLock;
 use cairn_types::{Timestamp, VolumeId};
 use cairn_wire::admin::{KeyInfo, KeyScope};
-use parking_lot::RwLock;
 
+use crate::lock_order;
 use crate::store::{KeyRecord, Store, StoreError};
 
 const PREFIX: &str = "cairn_";
@@ -55,7 +56,7 @@ impl Access {
 /// All keys, in memory and in the catalogue's database.
 pub struct Keys {
     store: Arc<Store>,
-    known: RwLock<HashMap<String, KeyRecord>>,
+    known: RwLock<HashMap<String, KeyRecord>, lock_order::Keys>,
 }
 
 impl Keys {

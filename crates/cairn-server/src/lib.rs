@@ -22,6 +22,7 @@ mod handover;
 pub mod keys;
 mod link;
 mod listen;
+mod lock_order;
 pub mod metrics;
 mod metrics_page;
 mod server;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_engine::VolumeOptions;
+use cairn_locks::Mutex;
 use cairn_types::VolumeId;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -21,6 +21,7 @@ use crate::data_directory::{DataDirectory, sync_directory};
 use crate::error::ServerError;
 use crate::keys::{KeyError, Keys};
 use crate::listen::{self, Listener};
+use crate::lock_order;
 use crate::metrics::{Counters, Gauges, VolumeGauges, prometheus_text};
 use crate::metrics_page;
 use crate::store::Store;
@@ -40,8 +41,8 @@ pub struct ServerState {
     pub(crate) connections: Arc<Connections>,
     pub(crate) checks: Arc<Checks>,
     pub(crate) counters: Counters,
-    listening: Mutex<Vec<String>>,
-    deletion_guard: Mutex<Option<DeletionGuard>>,
+    listening: Mutex<Vec<String>, lock_order::Listening>,
+    deletion_guard: Mutex<Option<DeletionGuard>, lock_order::DeletionGuard>,
     /// Becomes true when nothing of this server may go on any more.
     halt: watch::Sender<bool>,
 }

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
 use crate::content::Digest;
 use crate::item::Item;
+use crate::lock_order;
 use crate::pump::Progress;
 use crate::{During, Sink, Source, TransferError, tar_archive, zip_archive};
 
@@ -97,7 +98,7 @@ pub(crate) trait Packer: Send {
 pub struct ArchiveSink {
     path: PathBuf,
     unfinished: PathBuf,
-    packer: Mutex<Option<Box<dyn Packer>>>,
+    packer: Mutex<Option<Box<dyn Packer>>, lock_order::OpenArchive>,
 }
 
 impl ArchiveSink {

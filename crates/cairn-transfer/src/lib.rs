@@ -16,6 +16,7 @@ pub mod archive;
 mod content;
 pub mod item;
 pub mod local;
+mod lock_order;
 mod pump;
 mod tar_archive;
 pub mod volume;

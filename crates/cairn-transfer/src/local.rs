@@ -7,12 +7,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use cairn_locks::Mutex;
 use cairn_types::Timestamp;
-use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
 use crate::content::{Digest, Hasher, LocalFile, hash};
 use crate::item::{Attributes, Content, Item, Kind, Meta};
+use crate::lock_order;
 use crate::pump::Progress;
 use crate::{During, Sink, Source, TransferError};
 
@@ -137,7 +138,7 @@ pub struct LocalSink {
     root: PathBuf,
     /// Verification wants a digest also of what is left alone.
     hash_kept: bool,
-    folders: Mutex<Vec<(PathBuf, Meta)>>,
+    folders: Mutex<Vec<(PathBuf, Meta)>, lock_order::MadeFolders>,
 }
 
 impl LocalSink {

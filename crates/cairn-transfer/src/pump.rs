@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
 use crate::content::Digest;
 use crate::item::{Item, Kind};
+use crate::lock_order;
 use crate::{Sink, Source, TransferError};
 
 /// How far a transfer is, and the wish to end it. Clones are the same transfer.
@@ -68,10 +69,10 @@ pub type Copied = HashMap<PathBuf, Digest>;
 /// # Errors
 /// The first thing that went wrong; what was copied until then stays, and is not copied again.
 pub fn pump(source: &dyn Source, sink: &dyn Sink, jobs: usize, progress: &Progress) -> Result<Copied, TransferError> {
-    let copied = Mutex::new(Copied::new());
+    let copied = Mutex::<_, lock_order::CopiedItems>::new(Copied::new());
     let ordered = sink.is_ordered();
     let jobs = if ordered { 1 } else { jobs };
-    let failure: Mutex<Option<TransferError>> = Mutex::new(None);
+    let failure = Mutex::<Option<TransferError>, lock_order::Failure>::new(None);
     let mut links = Vec::new();
     let produced = std::thread::scope(|scope| {
         let (send, receive) = sync_channel::<Item>(jobs * 2);
@@ -112,10 +113,10 @@ pub fn pump(source: &dyn Source, sink: &dyn Sink, jobs: usize, progress: &Progre
 }
 
 fn work(
-    receive: &Mutex<Receiver<Item>>,
+    receive: &Mutex<Receiver<Item>, lock_order::NextItem>,
     sink: &dyn Sink,
-    copied: &Mutex<Copied>,
-    failure: &Mutex<Option<TransferError>>,
+    copied: &Mutex<Copied, lock_order::CopiedItems>,
+    failure: &Mutex<Option<TransferError>, lock_order::Failure>,
     progress: &Progress,
 ) -> Result<(), TransferError> {
     loop {
@@ -153,7 +154,7 @@ struct Compare<'a> {
     copied: &'a Copied,
     /// Digests of names that are not in `copied`. Of several names of one file, the one that a copy is read by first need not be
     /// the one that it was written by.
-    others: Mutex<Copied>,
+    others: Mutex<Copied, lock_order::OtherItems>,
 }
 
 impl Sink for Compare<'_> {

@@ -100,6 +100,8 @@ impl<P: Place> Model<P> {
                 let places = self.store.append(&batch).unwrap();
                 assert_eq!(places.len(), batch.len());
                 self.alive.extend(batch.iter().map(|blob| blob.id.0).zip(places));
+                // A pack that is full is deleted if nothing in it is alive.
+                self.forget_deleted();
             }
             Step::Read(which, from, to) => {
                 let Some((id, place)) = self.pick(which) else { return };

@@ -18,10 +18,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cairn_locks::Mutex;
 use cairn_types::VolumeId;
-use parking_lot::Mutex;
 
 use crate::durable::{self, DurableError};
+use crate::lock_order;
 pub use program::CairnProgram;
 use table::Table;
 
@@ -67,9 +68,9 @@ pub struct HostMounts<M = CairnProgram> {
     folder: PathBuf,
     mounter: M,
     /// As it is on disk; the lock is held while it is written, so that the file never goes back.
-    table: Mutex<Table>,
+    table: Mutex<Table, lock_order::MountTable>,
     /// One turn for each volume, so that a slow mount delays nobody else's.
-    turns: Mutex<HashMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<VolumeId, Arc<tokio::sync::Mutex<()>>>, lock_order::Turns>,
 }
 
 impl<M: Mounter> HostMounts<M> {
@@ -199,8 +200,8 @@ mod tests {
     /// Stands for the kernel's table of mounts, which outlives whoever mounts.
     #[derive(Clone, Default)]
     struct Kernel {
-        states: Arc<Mutex<BTreeMap<PathBuf, MountState>>>,
-        refuse: Arc<Mutex<bool>>,
+        states: Arc<Mutex<BTreeMap<PathBuf, MountState>, lock_order::MountTable>>,
+        refuse: Arc<Mutex<bool, lock_order::MountTable>>,
     }
 
     impl Mounter for Kernel {

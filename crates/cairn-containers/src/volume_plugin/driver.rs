@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cairn_client::{AdminClient, AdminError, ConnectOptions, ServerAddress};
+use cairn_locks::Mutex;
 use cairn_types::{Errno, Timestamp};
 use cairn_wire::admin::{AdminReply, AdminRequest, VolumeInfo, VolumeStatus};
-use parking_lot::Mutex;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -18,6 +18,7 @@ use super::messages::{Answer, Call, Capabilities, Volume};
 use super::options::VolumeSpec;
 use super::registry::{Known, Registry};
 use crate::durable::DurableError;
+use crate::lock_order;
 use crate::mounts::{HoldError, HostMounts};
 
 /// Chunk size of a volume that is made without one, as `cairn volume create` has it.
@@ -58,7 +59,7 @@ pub(super) struct Driver {
     mounts: HostMounts,
     registry: Registry,
     /// One turn for each name: making, removing and mounting a volume do not overlap.
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>, lock_order::PluginTurns>,
 }
 
 impl Driver {

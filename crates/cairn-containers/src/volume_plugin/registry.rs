@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cairn_locks::Mutex;
 use cairn_types::VolumeId;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DurableError};
+use crate::lock_order;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
@@ -24,7 +25,7 @@ type Names = BTreeMap<String, Known>;
 
 pub(super) struct Registry {
     path: PathBuf,
-    names: Mutex<Names>,
+    names: Mutex<Names, lock_order::VolumeNames>,
 }
 
 impl Registry {

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use cairn_locks::Mutex;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::HttpLimits;
+use crate::lock_order;
 
 /// Time for connections to finish when the server stops, or when their time is over.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -35,8 +36,8 @@ struct Seat {
 /// Who is connected, in the order of arrival.
 #[derive(Default)]
 struct Seats {
-    next: Mutex<u64>,
-    taken: Mutex<BTreeMap<u64, Arc<Seat>>>,
+    next: Mutex<u64, lock_order::NextSeat>,
+    taken: Mutex<BTreeMap<u64, Arc<Seat>>, lock_order::Seats>,
 }
 
 impl Seats {

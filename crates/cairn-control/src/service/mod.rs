@@ -38,11 +38,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_locks::{Mutex, RwLock};
 use cairn_server::ServerState;
-use parking_lot::{Mutex, RwLock};
 use tokio::time::timeout;
 
 use crate::engine::{ContainerEngine, ContainerState};
+use crate::lock_order;
 
 pub use self::access::{Permission, Principal, Role};
 pub use self::accounts::{AccountView, NewAccount};
@@ -84,14 +85,14 @@ pub struct Service {
     options: ServiceOptions,
     clock: Clock,
     store: Arc<Store>,
-    state: RwLock<State>,
+    state: RwLock<State, lock_order::Records>,
     /// Held while records are being changed.
     changing: tokio::sync::Mutex<()>,
     engine: Option<Arc<dyn ContainerEngine>>,
     /// What the engine last said of each pod's container.
-    observed: Mutex<HashMap<String, ContainerState>>,
+    observed: Mutex<HashMap<String, ContainerState>, lock_order::ObservedContainers>,
     /// A lock for each pod whose container is being worked on.
-    working: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    working: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>, lock_order::WorkOnPods>,
     /// Whether containers were brought in line with their pods since the start.
     engine_seen: std::sync::atomic::AtomicBool,
     /// Whether the first round of upkeep is over.

@@ -5,15 +5,16 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
 use crate::answer::Shared;
+use crate::lock_order;
 use crate::uring::slot::Slot;
 
 /// Answered slots of one thread's ring. Never longer than the ring has slots.
 #[derive(Debug)]
 pub(crate) struct Returns {
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::RingReturns>,
     /// An eventfd that the thread's ring polls: every write is one wake-up.
     bell: File,
     shared: Arc<Shared>,

@@ -3,10 +3,11 @@
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
 use super::{Changes, Condition, Durability, KeyValueStore, Opener, Reached, Reader, Restore, Visitor};
 use crate::error::StoreError;
+use crate::lock_order;
 
 /// Most bytes of attachments that are kept at a time.
 const ATTACHMENTS_MAX: usize = 4 * 1024 * 1024;
@@ -24,7 +25,7 @@ struct State {
 /// Rows in a map. Clones share the rows, so that a volume can be opened again, after a [`MemoryStore::crash`] or beside
 /// the first.
 #[derive(Clone, Default)]
-pub struct MemoryStore(Arc<Mutex<State>>);
+pub struct MemoryStore(Arc<Mutex<State, lock_order::MemoryRows>>);
 
 impl MemoryStore {
     /// Forgets what was only buffered, as a machine does that loses power.

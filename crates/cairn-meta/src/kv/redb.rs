@@ -14,12 +14,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 use redb::{Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 use super::log::{Log, Unlogged};
 use super::{Changes, Condition, Durability, KeyValueStore, Reached, Reader, Restore, Visitor};
 use crate::error::StoreError;
+use crate::lock_order;
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("cairn");
 /// One row without a name: run of the log, and number of the last commit.
@@ -29,7 +30,7 @@ const LOG_TABLE: TableDefinition<'static, (), (u64, u64)> = TableDefinition::new
 pub(super) struct RedbStore {
     database: Database,
     path: PathBuf,
-    logging: Mutex<Logging>,
+    logging: Mutex<Logging, lock_order::LocalLog>,
 }
 
 /// What is not in the file durably.

@@ -23,15 +23,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_engine::{Storage, Volume, VolumeOptions};
+use cairn_locks::RwLock;
 use cairn_types::{Allocation, Profile, Timestamp, VolumeId};
 use cairn_wire::admin::{SessionStatus, VolumeInfo, VolumeStatus};
 use cairn_wire::message::Usage;
-use parking_lot::RwLock;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::slot::{Slot, SlotState};
 use crate::data_directory::sync_directory;
+use crate::lock_order;
 use crate::store::{Store, VolumeRecord};
 
 pub use self::error::CatalogueError;
@@ -67,7 +68,7 @@ pub struct Catalogue {
     store: Arc<Store>,
     directory: PathBuf,
     options: VolumeOptions,
-    slots: RwLock<BTreeMap<VolumeId, Arc<Slot>>>,
+    slots: RwLock<BTreeMap<VolumeId, Arc<Slot>>, lock_order::Catalogue>,
 }
 
 impl Catalogue {

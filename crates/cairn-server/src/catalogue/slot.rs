@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cairn_engine::{Storage, Volume, VolumeError, VolumeOptions};
+use cairn_locks::Mutex;
 use cairn_types::VolumeId;
 use cairn_wire::admin::VolumeInfo;
-use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::timeout;
 
 use super::CatalogueError;
+use crate::lock_order;
 
 /// Where a volume stands.
 pub(super) enum SlotState {
@@ -33,10 +34,10 @@ pub(super) struct Slot {
     pub(super) directory: PathBuf,
     options: VolumeOptions,
     /// As last known; the open volume's own record is the truth.
-    pub(super) info: Mutex<VolumeInfo>,
+    pub(super) info: Mutex<VolumeInfo, lock_order::VolumeInfo>,
     state: Arc<RwLock<SlotState>>,
     /// The volume while it is open, for those who only look and must not wait for the state.
-    live: Mutex<Option<Arc<Volume>>>,
+    live: Mutex<Option<Arc<Volume>>, lock_order::LiveVolume>,
     /// Serialises changes of the volume's name and size with what the catalogue notes of them.
     pub(super) changing: tokio::sync::Mutex<()>,
 }
