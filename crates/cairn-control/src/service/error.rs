@@ -119,11 +119,7 @@ impl ServiceError {
     /// The sentence for the client. Of the server's own trouble it learns only that there is some: paths and the like are
     /// for the log.
     pub fn public_message(&self) -> String {
-        if self.kind() == ErrorKind::Internal {
-            Self::INTERNAL.to_owned()
-        } else {
-            self.to_string()
-        }
+        if self.kind() == ErrorKind::Internal { Self::INTERNAL.to_owned() } else { self.to_string() }
     }
 
     pub(crate) fn invalid(sentence: impl Into<String>) -> Self {
