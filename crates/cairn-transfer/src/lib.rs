@@ -1,7 +1,7 @@
 //! Trees and archives into a volume and out of it, through the client library, with no kernel in between.
 //!
 //! Everything that can be read is a [`Source`] of [`item::Item`]s (a folder, a volume, a tar, a zip); everything that
-//! can be written is a [`Sink`]. [`pump`] connects one with the other. What is copied is hashed on the way, and
+//! can be written is a `Sink`. `pump` connects one with the other. What is copied is hashed on the way, and
 //! [`verify`] reads the copy again and compares.
 //!
 //! Invariants:

@@ -4,11 +4,11 @@
 //! carry blobs. This module knows how requests get there exactly once and in order, and until when leases hold. It does
 //! not know what is cached or buffered: it asks through [`SessionEvents`] when that matters.
 //!
-//! - A request stays pending until it is answered ([`pending`]); frames leave in the order of their numbers
-//!   ([`outgoing`]); what arrives is handled in the order of arrival ([`incoming`]).
+//! - A request stays pending until it is answered (`pending`); frames leave in the order of their numbers
+//!   (`outgoing`); what arrives is handled in the order of arrival (`incoming`).
 //! - A lost connection is replaced and pending requests are sent again, with the same tokens and journal numbers, so
-//!   that the server can tell ([`supervisor`]). After a restart of the server, leases, open files, locks and changes
-//!   that were not yet durable are declared to it first ([`reclaim`]).
+//!   that the server can tell (`supervisor`). After a restart of the server, leases, open files, locks and changes
+//!   that were not yet durable are declared to it first (`reclaim`).
 //! - A server that stays away makes requests fail after [`SessionOptions::give_up_after`]; reconnecting goes on.
 //! - A fenced session is replaced by a new one. Nothing that was asked of the old one, questions aside, is asked of the new.
 //!
