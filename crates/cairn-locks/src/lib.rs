@@ -45,6 +45,8 @@ pub enum Band {
     Meta,
     Chunks,
     Runtime,
+    /// No crate: what a crate is told of a work of its own from inside it, whatever is held there.
+    Reports,
 }
 
 /// A place in the order of locks. Made by [`ranks!`] only.
