@@ -158,6 +158,6 @@ def two_mounts(request: pytest.FixtureRequest):
         lab.arm(float(marker.args[0]) if marker else DEFAULT_LIMIT)
         server = lab.server()
         server.create_volume("vol")
-        first, second = lab.mount(server, "vol", name="a"), lab.mount(server, "vol", name="b")
+        first, second = (lab.mount(server, "vol", "-o", "dev", name=name) for name in "ab")
         yield first.path, second.path
         server.assert_clean("vol", "--data")

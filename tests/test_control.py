@@ -78,7 +78,7 @@ def test_a_volume_of_the_api_is_mounted_and_has_its_quota(lab: harness.Lab, plan
     (mount.path / "file").write_bytes(b"x" * 1000)
     assert server.usage(made)["bytes_limit"] == 10 * GB
     found = api.call("DELETE", f"/v1/networkvolumes/{made}")
-    assert found.status == 400 and "unmount it first" in found.text
+    assert found.status == 400 and "unmount or end it first" in found.text
     grown = api.ok("PATCH", f"/v1/networkvolumes/{made}", {"size": 20, "name": "renamed"})
     assert (grown["size"], grown["name"]) == (20, "renamed")
     assert server.usage(made)["bytes_limit"] == 20 * GB

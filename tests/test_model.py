@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from support import model
+from support import harness, model
 
 SEEDS = [int(seed) for seed in os.environ.get("CAIRN_TEST_SEEDS", "1 2 3 4 5 6").split()]
 COUNT = int(os.environ.get("CAIRN_TEST_OPERATIONS", "2500"))
@@ -23,22 +23,31 @@ def local():
         yield pathlib.Path(path)
 
 
+@pytest.fixture
+def device_mount(lab: harness.Lab, server: harness.Server) -> pathlib.Path:
+    """An empty directory on a mount where devices work, as they do on the local file system."""
+    lab.root.chmod(0o755)
+    path = lab.mount(server, "vol", "-o", "dev").path / "model"
+    path.mkdir()
+    return path
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.limit(300)
-def test_like_a_local_directory(mount: pathlib.Path, local: pathlib.Path, seed: int):
-    model.check(seed, COUNT, local, (mount, mount))
+def test_like_a_local_directory(device_mount: pathlib.Path, local: pathlib.Path, seed: int):
+    model.check(seed, COUNT, local, (device_mount, device_mount))
 
 
 @pytest.mark.limit(300)
-def test_like_a_local_directory_with_a_new_seed(mount: pathlib.Path, local: pathlib.Path):
-    model.check(time.time_ns() % 10**9, COUNT, local, (mount, mount))
+def test_like_a_local_directory_with_a_new_seed(device_mount: pathlib.Path, local: pathlib.Path):
+    model.check(time.time_ns() % 10**9, COUNT, local, (device_mount, device_mount))
 
 
 @pytest.mark.slow
 @pytest.mark.limit(4000)
-def test_like_a_local_directory_for_long(mount: pathlib.Path, local: pathlib.Path):
+def test_like_a_local_directory_for_long(device_mount: pathlib.Path, local: pathlib.Path):
     for seed in range(10_000, 10_200):
-        model.check(seed, 3000, local, (mount, mount))
+        model.check(seed, 3000, local, (device_mount, device_mount))
 
 
 def test_the_model_finds_differences(local: pathlib.Path):

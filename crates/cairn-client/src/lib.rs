@@ -32,7 +32,7 @@ pub use address::{ConnectOptions, ServerAddress};
 pub use admin::{AdminClient, AdminError};
 pub use cache::disk::{CacheReport, CachedVolume, DiskCacheError, DiskCacheOptions, evict, inspect};
 pub use error::{Error, ErrorKind, FsResult};
-pub use session::{OpenError, Session, SessionOptions};
+pub use session::{ConnectError, Session, SessionOptions};
 pub use stats::VolumeStats;
 pub use volume::{
     CloseError, OpenVolumeError, Report, STATS_ATTRIBUTE, Volume, VolumeOptions, WARM_ATTRIBUTE, WeakVolume,

@@ -7,8 +7,8 @@ cairn_locks::ranks! { Band::Control;
     WorkOnPods,
     /// What the container engine said last.
     ObservedContainers,
-    /// Numbers of connections.
-    NextSeat,
     /// Who is connected.
     Seats,
+    /// Numbers of connections.
+    NextSeat,
 }

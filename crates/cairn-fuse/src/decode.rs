@@ -184,6 +184,7 @@ pub(crate) fn caller(header: &abi::InHeader, umask: u32) -> Caller {
 /// # Errors
 /// The errno with which the request is to be answered: `ENOSYS` for an unknown opcode (the kernel then stops asking),
 /// `ENAMETOOLONG` or `EINVAL` for a name, `EIO` for arguments that are cut short.
+#[expect(clippy::too_many_lines, reason = "one arm for each operation of the kernel")]
 pub(crate) fn decode(header: &abi::InHeader, message: &[u8], dialect: Dialect) -> FsResult<Operation> {
     let mut body = Body::new(header, message)?;
     let ino = Ino(header.nodeid);

@@ -16,6 +16,7 @@ use crate::reply::{self, Listing, Reply};
 const NARROW_COPY_MAX: u64 = 0xffff_f000;
 
 /// Serves one request. `data` is what a write brings. Returns at once; the answer may come later from a task.
+#[expect(clippy::too_many_lines, reason = "one arm for each operation of the kernel")]
 pub(crate) fn dispatch<F: FileSystem>(
     file_system: &F,
     answer: Answer,

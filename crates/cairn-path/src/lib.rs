@@ -8,7 +8,7 @@
 //! Invariants:
 //!
 //! - Nothing is read or changed that the kernel's rules forbid: mode bits, ACLs, sticky directories, set-id bits, who may
-//!   give away or link what. They are all in [`access`].
+//!   give away or link what. They are all in `access`.
 //! - No path, `..` or symbolic link leads out of the view's root, and at most 40 links are followed.
 //! - References that the volume counts are given back when a [`Node`] or [`File`] is dropped.
 //!

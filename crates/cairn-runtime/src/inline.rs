@@ -6,12 +6,13 @@
 
 use std::future::Future;
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
 use cairn_locks::Mutex;
 use tokio::runtime::Handle;
+use tokio::task::unconstrained;
 
 use crate::lock_order;
 
@@ -30,7 +31,9 @@ pub fn spawn_inline(runtime: &Handle, future: impl Future<Output = ()> + Send + 
     let polled = {
         // Timers are made in the context of their runtime.
         let _context = runtime.enter();
-        future.as_mut().poll(&mut Context::from_waker(&waker))
+        // The caller may be a task whose turn is used up: without this, tokio's own futures would not begin at all here.
+        let mut first = pin!(unconstrained(future.as_mut()));
+        first.as_mut().poll(&mut Context::from_waker(&waker))
     };
     if polled.is_ready() {
         return;

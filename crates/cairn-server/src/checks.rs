@@ -40,7 +40,7 @@ struct State {
 /// All checks since the server started.
 #[derive(Default)]
 pub struct Checks {
-    state: Mutex<State, lock_order::Checks>,
+    state: Mutex<State, lock_order::reports::Checks>,
 }
 
 impl Checks {

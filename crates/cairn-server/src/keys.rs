@@ -2,7 +2,7 @@
 //!
 //! The secret is 256 random bits, so what is stored needs no slow password hash: nobody can try them all, and a fast hash costs
 //! a connection nothing. Only that hash is kept; the text is shown once, when the key is made. Hashes are compared in constant
-//! time. A key that was revoked is refused from that moment on; cutting its live connections is [`crate::connections`]' part.
+//! time. A key that was revoked is refused from that moment on; cutting its live connections is `connections`' part.
 
 use std::collections::HashMap;
 use std::sync::Arc;

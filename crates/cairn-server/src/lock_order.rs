@@ -9,12 +9,18 @@ cairn_locks::ranks! { Band::Server;
     LiveVolume,
     /// Keys that let clients in.
     Keys,
-    /// Checks that are running or have ended.
-    Checks,
     /// Who may object to the deletion of a volume.
     DeletionGuard,
     /// Addresses at which clients may come.
     Listening,
     /// Who is connected, and which place each has.
     Connections,
+}
+
+/// What is written from inside an engine, which has locks of its own then.
+pub(crate) mod reports {
+    cairn_locks::ranks! { Band::Reports;
+        /// Checks that are running or have ended, with how far they are.
+        Checks,
+    }
 }

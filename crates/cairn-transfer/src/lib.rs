@@ -1,7 +1,7 @@
 //! Trees and archives into a volume and out of it, through the client library, with no kernel in between.
 //!
 //! Everything that can be read is a [`Source`] of [`item::Item`]s (a folder, a volume, a tar, a zip); everything that
-//! can be written is a [`Sink`]. [`pump`] connects one with the other. What is copied is hashed on the way, and
+//! can be written is a `Sink`. `pump` connects one with the other. What is copied is hashed on the way, and
 //! [`verify`] reads the copy again and compares.
 //!
 //! Invariants:
@@ -29,12 +29,12 @@ pub use content::{Digest, hash};
 use item::Item;
 pub use pump::{Copied, Progress, pump, verify};
 
-/// Why a transfer ended.
+/// Why a transfer ended. What is beneath (the sentence of the operating system or of the volume's server) is the source.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    #[error("cannot {action} {path}: {source}", path = path.display())]
+    #[error("cannot {action} {path}", path = path.display())]
     Local { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("cannot {action} {path} in the volume: {source}", path = shown(path).display())]
+    #[error("cannot {action} {path} in the volume", path = shown(path).display())]
     Volume { action: &'static str, path: PathBuf, source: cairn_client::Error },
     #[error("{path} is damaged or of an unknown kind: {reason}", path = path.display())]
     Archive { path: PathBuf, reason: String },

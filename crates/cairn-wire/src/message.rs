@@ -207,7 +207,7 @@ pub struct BlobPlacement {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Keeps the session alive. Answer: [`Response::Renewed`].
+    /// Keeps the session alive. Answer: `Response::Renewed`.
     Renew,
     /// Asks for room: what is granted is set aside until it is used or given back. `EDQUOT` if not even
     /// `bytes_needed` or `inodes_needed` can be had after other sessions gave back what they do not use.
@@ -222,7 +222,7 @@ pub enum Request {
         bytes: u64,
         inodes: u64,
     },
-    /// Ranges of fresh numbers for nodes and blobs. Answer: [`Response::Numbers`].
+    /// Ranges of fresh numbers for nodes and blobs. Answer: `Response::Numbers`.
     Numbers {
         inos: u32,
         blobs: u32,
@@ -253,7 +253,7 @@ pub enum Request {
         first: u64,
         ops: Vec<MetaOp>,
     },
-    /// Makes all that was applied durable. Answer: [`Response::Durable`].
+    /// Makes all that was applied durable. Answer: `Response::Durable`.
     Sync,
     TestLock(FileLock),
     /// With `wait`, the answer comes when the lock is had, or after [`Request::CancelLock`].
@@ -274,7 +274,7 @@ pub enum Request {
     },
     /// Stores blobs (bulk: their bytes). Not durable and not referenced yet.
     PutBlobs(Vec<BlobHeader>),
-    /// Answer: [`Response::Blobs`] with bulk. `ENOENT` if a blob is gone: the extents have changed, ask for them again.
+    /// Answer: `Response::Blobs` with bulk. `ENOENT` if a blob is gone: the extents have changed, ask for them again.
     ReadBlobs(Vec<BlobRange>),
     /// A part that was received does not match its checksums.
     ReportDamage {

@@ -1,8 +1,8 @@
 //! What is known here of the nodes of the volume.
 //!
 //! [`Node`] is one of them, [`table`] holds all. A node's [`NodeState`] is behind one lock that is never held across an await;
-//! it is made of values that keep their own invariants: the [lease](lease), the [attributes](attributes), the [content of a
-//! file](file) or the [names of a directory](directory), the [transfers](transfers) under way. Nothing here asks the server,
+//! it is made of values that keep their own invariants: the lease, the attributes, the content of a
+//! file or the names of a directory, the transfers under way. Nothing here asks the server,
 //! waits, or takes any other lock; what is to be done is decided by who holds the node.
 
 mod attributes;

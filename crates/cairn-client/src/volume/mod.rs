@@ -52,7 +52,7 @@ use crate::prefetch::Prefetch;
 use crate::prefetch::policy::streams::WINDOW_MAX;
 use crate::recall::{Events, Recall};
 use crate::reservation::SpaceReservation;
-use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
+use crate::session::{ConnectError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
 use crate::writeback::{Journal, Recovery, Uploads, WriteBack, WriteBuffer};
 
@@ -124,7 +124,7 @@ pub type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenVolumeError {
     #[error(transparent)]
-    Session(#[from] OpenError),
+    Session(#[from] ConnectError),
     #[error(transparent)]
     DiskCache(#[from] DiskCacheError),
 }
@@ -190,7 +190,6 @@ impl Mount {
             Arc::clone(&nodes),
             Arc::clone(&space),
             recovery,
-            session.clone(),
             Arc::clone(&counters),
             runtime.clone(),
         ));
@@ -294,7 +293,7 @@ impl Volume {
         .await?;
         let Some(mount) = made.into_inner() else {
             let reason = "the session never began".to_owned();
-            return Err(OpenError::Protocol { address: String::new(), reason }.into());
+            return Err(ConnectError::Protocol { address: String::new(), reason }.into());
         };
         if let Err(error) = mount.open_disk_cache(owner).await {
             mount.session.clone().close().await;

@@ -191,6 +191,7 @@ impl World {
         (id.clone(), pod.clone().filter(|pod| pod.account == account))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each step of the model")]
     async fn step(&mut self, step: Step) {
         let service = Arc::clone(self.service());
         match step {

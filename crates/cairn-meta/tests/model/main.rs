@@ -112,6 +112,7 @@ impl Pair {
     }
 
     /// Applies a step to both and compares the answers.
+    #[expect(clippy::too_many_lines, reason = "one arm for each operation")]
     fn step(&mut self, step: &Step) {
         let bytes = |units: u64| units * u64::from(UNIT);
         match *step {

@@ -1,6 +1,6 @@
 //! Changes to a volume's file tree. One vocabulary for a request that waits and for a buffered journal.
 //!
-//! What has to be known of a change wherever it passes is asked in [`facts`].
+//! What has to be known of a change wherever it passes is asked in `facts`.
 
 mod facts;
 

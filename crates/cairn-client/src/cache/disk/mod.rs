@@ -5,7 +5,7 @@
 //! what is damaged is dropped and fetched again. Readers never wait for writing: what the disk cannot take in time is
 //! not cached. Errors of the disk make the cache worse, never a read.
 //!
-//! [`format`](self::format) describes the files, [`store`] finds and evicts, [`queue`] bounds what waits to be written.
+//! `format` describes the files, `store` finds and evicts, `queue` bounds what waits to be written.
 
 mod error;
 mod format;
