@@ -19,6 +19,8 @@ pub static VOLUME_CONFIG: LazyLock<VolumeConfig> = LazyLock::new(|| VolumeConfig
     bytes_limit: 1 << 40,
     inodes_limit: 1 << 20,
     created: 1_700_000_000,
+    profile: "native".to_owned(),
+    allocation: cairn_types::Allocation::NATIVE,
 });
 
 /// Blobs with these numbers wait to be referenced.

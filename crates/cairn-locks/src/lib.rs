@@ -11,7 +11,7 @@
 //! Who only tries to take a lock cannot wait, so [`Mutex::try_lock`] is not held to the order; what is taken after it is.
 //!
 //! These locks are for what is done in memory. None may be held across an await or a call that waits for another process:
-//! [`assert_none_held`] is at the places where that would happen.
+//! [`assert_none_held`] is where such work begins.
 //!
 //! With the feature `shuttle` a scheduler decides who runs at each step, and tests try many interleavings of the same code
 //! (`tests/interleavings.rs` of a crate, or a module `interleavings`).

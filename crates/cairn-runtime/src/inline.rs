@@ -25,6 +25,8 @@ type Boxed = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Whatever `future` waits for holds it until then: if that is dropped without waking, so is `future`. Something that
 /// `future` itself keeps alive must wake it some day, for the end of the runtime does not drop what is no task yet.
 pub fn spawn_inline(runtime: &Handle, future: impl Future<Output = ()> + Send + 'static) {
+    // What begins here takes locks of its own, whichever they are.
+    cairn_locks::assert_none_held();
     let waiter = Arc::new(Waiter { runtime: runtime.clone(), state: Mutex::new(State::Polled) });
     let mut future: Boxed = Box::pin(future);
     let waker = Waker::from(Arc::clone(&waiter));
