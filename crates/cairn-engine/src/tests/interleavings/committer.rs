@@ -14,11 +14,6 @@ use super::super::info;
 use crate::committer::{self, Kind};
 use crate::{Inner, Storage, VolumeOptions, open};
 
-cairn_locks::ranks! { Band::Program;
-    /// Taken while a round is filled, within everything.
-    Unused,
-}
-
 /// Inside everything: jobs note what they do.
 enum Innermost {}
 
