@@ -98,7 +98,10 @@ pub(crate) async fn open(storage: &Storage, options: &VolumeOptions) -> Result<V
 }
 
 /// Opens what is stored. Also answers sessions that cannot come back.
-fn open_stores(storage: &Storage, options: VolumeOptions) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
+pub(crate) fn open_stores(
+    storage: &Storage,
+    options: VolumeOptions,
+) -> Result<(Arc<Inner>, Vec<SessionId>), VolumeError> {
     let mut restore = |tails: &[u8]| storage.blobs.restore_tails(tails);
     let store = VolumeStore::open(storage.metadata.open(&mut restore)?)?;
     let salvage = store.salvage()?;

@@ -39,9 +39,9 @@ struct Guarded {
 /// A wait that has not begun.
 #[derive(Debug)]
 pub(crate) struct Blocked {
-    recalls: Vec<RecallOrder>,
-    holders: Vec<(SessionId, Instant)>,
-    changed: oneshot::Receiver<()>,
+    pub(crate) recalls: Vec<RecallOrder>,
+    pub(crate) holders: Vec<(SessionId, Instant)>,
+    pub(crate) changed: oneshot::Receiver<()>,
 }
 
 /// A request's place in the queue; given up when dropped.

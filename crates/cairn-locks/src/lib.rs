@@ -14,7 +14,7 @@
 //! [`assert_none_held`] is where such work begins.
 //!
 //! With the feature `shuttle` a scheduler decides who runs at each step, and tests try many interleavings of the same code
-//! (`tests/interleavings.rs` of a crate, or a module `interleavings`).
+//! (`schedules`); `scripts/interleavings` runs them all.
 
 mod held;
 mod mutex;
@@ -23,6 +23,8 @@ use parking_lot as raw;
 #[cfg(feature = "shuttle")]
 mod raw;
 mod rwlock;
+#[cfg(feature = "shuttle")]
+pub mod schedules;
 
 pub use held::assert_none_held;
 pub use mutex::{Condvar, Mutex, MutexGuard};

@@ -1,7 +1,7 @@
 //! What is used of `parking_lot`, over the locks of shuttle's scheduler.
 //!
-//! Every step of a lock is a point where another thread may go on. Time does not pass: a wait with a limit may end at any
-//! moment, as if its time were over.
+//! Every step of a lock is a point where another thread may go on. Time does not pass: a wait with a limit ends by a
+//! notification alone, so that a notification which is lost is found as a deadlock.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

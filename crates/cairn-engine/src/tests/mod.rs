@@ -1,6 +1,8 @@
 //! A volume on a real disk, with sessions that are played by the tests.
 
 mod crash;
+#[cfg(feature = "shuttle")]
+mod interleavings;
 mod sharing;
 mod space;
 mod takeover;
