@@ -55,7 +55,7 @@ pub(super) enum AdmitError {
     Silent,
     #[error("the server could not restore the session: {0}")]
     NotReclaimed(String),
-    #[error("the volume has got another emulation profile, with which its content counts otherwise: mount it again")]
+    #[error("the volume's emulation profile has changed, and with it how the quota counts its content: mount it again")]
     CountsOtherwise,
     #[error("the session was closed")]
     Closed,

@@ -136,7 +136,11 @@ pub enum OpenVolumeError {
 /// What could not be done when a volume was closed.
 #[derive(Debug, thiserror::Error)]
 pub enum CloseError {
-    #[error("{files} files could not be written within the time limit; what they held was saved in {recovery}")]
+    #[error(
+        "{files} {} could not be written within the time limit; what was buffered for {} is saved in {recovery}",
+        if *.files == 1 { "file" } else { "files" },
+        if *.files == 1 { "it" } else { "them" }
+    )]
     NotWritten { files: usize, recovery: String },
     #[error("the last changes could not be made durable: {0}")]
     NotDurable(Error),
