@@ -1,11 +1,14 @@
 //! A small volume with a bit of everything, for the targets that need one.
 
+pub mod http;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use cairn_meta::{ApplyContext, ApplyError, Durability, VolumeConfig, VolumeStore};
 use cairn_types::{
-    BlobId, BlobPlace, Extent, Ino, MetaOp, Name, NewNode, PackId, SessionId, Source, Timestamp, VolumeId, WrittenExtent, XattrMode,
+    BlobId, BlobPlace, Extent, Ino, MetaOp, Name, NewNode, PackId, SessionId, Source, Timestamp, VolumeId,
+    WrittenExtent, XattrMode,
 };
 
 pub static VOLUME_CONFIG: LazyLock<VolumeConfig> = LazyLock::new(|| VolumeConfig {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use cairn_wire::admin::{AdminReply, AdminRequest};
 use cairn_wire::handshake::WelcomeDetail;
-use cairn_wire::message::{Answer, Failure};
-use cairn_wire::{FrameError, FrameKind, Purpose, Refusal, Request, Response};
+use cairn_wire::message::Answer;
+use cairn_wire::{FrameError, FrameKind, Purpose, Request, Response};
 
 use crate::address::ConnectOptions;
-use crate::connect::{Connection, OpenError, connect};
+use crate::connect::{ConnectError, Connection, connect};
+use crate::error::Error;
 
 /// Longest wait for one answer: deleting a large volume takes its time, a dead server must not take for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
@@ -18,33 +19,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Why a command got no result. Each is a sentence for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    #[error(
-        "no server answers at {address} ({reason}): start one with `cairn serve`, or name the right one with --server"
-    )]
-    Unreachable { address: String, reason: String },
-    /// The server does not want this client; its own sentence.
+    /// There is no connection, or none of use.
     #[error(transparent)]
-    Refused(Refusal),
-    #[error("{0}")]
-    Tls(String),
-    #[error("the server at {address} does not behave as a Cairn server of this version ({reason})")]
-    Protocol { address: String, reason: String },
+    Connect(#[from] ConnectError),
     /// The request was understood and failed; the server's own sentence.
     #[error(transparent)]
-    Failed(#[from] Failure),
+    Failed(#[from] Error),
     #[error("the connection to the server at {address} was lost before it answered ({reason})")]
     Lost { address: String, reason: String },
-}
-
-impl From<OpenError> for AdminError {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Unreachable { address, reason } => AdminError::Unreachable { address, reason },
-            OpenError::Refused(refusal) => AdminError::Refused(refusal),
-            OpenError::Tls(reason) => AdminError::Tls(reason),
-            OpenError::Protocol { address, reason } => AdminError::Protocol { address, reason },
-        }
-    }
 }
 
 /// A connection for an operator's requests. Of no more use after an error other than [`AdminError::Failed`].
@@ -59,7 +41,7 @@ impl AdminClient {
         let address = options.address.to_string();
         let connection = connect(options, Purpose::Admin).await?;
         if !matches!(connection.welcome.detail, WelcomeDetail::Admin) {
-            return Err(AdminError::Protocol { address, reason: "it took this for another kind of connection".into() });
+            return Err(protocol(&address, "it took this for another kind of connection"));
         }
         Ok(AdminClient { connection, address, correlation: 0 })
     }
@@ -69,11 +51,8 @@ impl AdminClient {
         let lost = |address: &str, reason: String| AdminError::Lost { address: address.to_owned(), reason };
         match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(request)).await {
             Ok(Ok(Ok(Answer::Admin(reply)))) => Ok(reply),
-            Ok(Ok(Ok(_))) => Err(AdminError::Protocol {
-                address: self.address.clone(),
-                reason: "its answer does not fit the question".into(),
-            }),
-            Ok(Ok(Err(failure))) => Err(AdminError::Failed(failure)),
+            Ok(Ok(Ok(_))) => Err(protocol(&self.address, "it answered with something else than was asked for")),
+            Ok(Ok(Err(failure))) => Err(AdminError::Failed(failure.into())),
             Ok(Err(error)) => Err(lost(&self.address, error.to_string())),
             Err(_) => Err(lost(&self.address, format!("nothing came within {ANSWER_TIMEOUT:?}"))),
         }
@@ -94,12 +73,17 @@ impl AdminClient {
     }
 }
 
+fn protocol(address: &str, reason: &str) -> AdminError {
+    ConnectError::Protocol { address: address.to_owned(), reason: reason.to_owned() }.into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use cairn_types::Errno;
-    use cairn_wire::{FrameLimits, FrameReader, FrameWriter, Hello, Welcome};
+    use cairn_wire::message::Failure;
+    use cairn_wire::{FrameLimits, FrameReader, FrameWriter, Hello, Refusal, Welcome};
     use tokio::io::{AsyncRead, AsyncWrite};
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
@@ -175,7 +159,7 @@ mod tests {
         let mut options = options(&format!("127.0.0.1:{}", listen(None).await));
         options.key = None;
         let error = AdminClient::connect(&options).await.err().expect("refused");
-        assert!(matches!(error, AdminError::Refused(_)));
+        assert!(matches!(error, AdminError::Connect(ConnectError::Refused(_))));
         assert_eq!(error.to_string(), "a key is needed");
     }
 
@@ -206,6 +190,6 @@ mod tests {
         let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
         std::fs::write(&authority, other.cert.pem()).expect("written");
         options.tls_ca = Some(authority);
-        assert!(matches!(AdminClient::connect(&options).await.err(), Some(AdminError::Tls(_))));
+        assert!(matches!(AdminClient::connect(&options).await.err(), Some(AdminError::Connect(ConnectError::Tls(_)))));
     }
 }

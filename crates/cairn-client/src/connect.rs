@@ -78,7 +78,7 @@ pub(crate) struct Connection {
 
 /// Why there is no connection. Each is a sentence for the user.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum ConnectError {
     #[error(
         "no server answers at {address} ({reason}): start one with `cairn serve`, or name the right one with --server"
     )]
@@ -93,10 +93,10 @@ pub enum OpenError {
 }
 
 /// Connects and introduces itself, within [`ConnectOptions::connect_timeout`].
-pub(crate) async fn connect(options: &ConnectOptions, purpose: Purpose) -> Result<Connection, OpenError> {
+pub(crate) async fn connect(options: &ConnectOptions, purpose: Purpose) -> Result<Connection, ConnectError> {
     match tokio::time::timeout(options.connect_timeout, attempt(options, purpose)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(OpenError::Unreachable {
+        Err(_) => Err(ConnectError::Unreachable {
             address: options.address.to_string(),
             reason: format!("no answer within {:?}", options.connect_timeout),
         }),
@@ -108,9 +108,9 @@ pub(crate) async fn connect(options: &ConnectOptions, purpose: Purpose) -> Resul
 pub(crate) async fn connect_with_descriptors(
     options: &ConnectOptions,
     purpose: Purpose,
-) -> Result<(Connection, Descriptors), OpenError> {
+) -> Result<(Connection, Descriptors), ConnectError> {
     let address = options.address.to_string();
-    let unreachable = |reason: String| OpenError::Unreachable { address: address.clone(), reason };
+    let unreachable = |reason: String| ConnectError::Unreachable { address: address.clone(), reason };
     let ServerAddress::Unix(path) = &options.address else {
         return Err(unreachable("descriptors come by a Unix socket alone".to_owned()));
     };
@@ -128,10 +128,10 @@ pub(crate) async fn connect_with_descriptors(
     }
 }
 
-async fn attempt(options: &ConnectOptions, purpose: Purpose) -> Result<Connection, OpenError> {
+async fn attempt(options: &ConnectOptions, purpose: Purpose) -> Result<Connection, ConnectError> {
     let address = &options.address;
     let unreachable =
-        |error: io::Error| OpenError::Unreachable { address: address.to_string(), reason: error.to_string() };
+        |error: io::Error| ConnectError::Unreachable { address: address.to_string(), reason: error.to_string() };
     match address {
         ServerAddress::Unix(path) => {
             let (read, write) = UnixStream::connect(path).await.map_err(unreachable)?.into_split();
@@ -144,7 +144,7 @@ async fn attempt(options: &ConnectOptions, purpose: Purpose) -> Result<Connectio
         ServerAddress::Tls { host_port } => {
             let host = split_host_port(host_port).map_or(host_port.as_str(), |(host, _)| host);
             let stream = dial(host_port).await.map_err(unreachable)?;
-            let stream = tls::wrap(stream, host, options.tls_ca.as_deref()).await.map_err(OpenError::Tls)?;
+            let stream = tls::wrap(stream, host, options.tls_ca.as_deref()).await.map_err(ConnectError::Tls)?;
             let (read, write) = tokio::io::split(stream);
             shake_hands(options, purpose, Box::new(read), Box::new(write)).await
         }
@@ -162,9 +162,9 @@ async fn shake_hands(
     purpose: Purpose,
     read: Box<dyn AsyncRead + Send + Sync + Unpin>,
     write: Box<dyn AsyncWrite + Send + Sync + Unpin>,
-) -> Result<Connection, OpenError> {
+) -> Result<Connection, ConnectError> {
     let address = || options.address.to_string();
-    let protocol = |reason: String| OpenError::Protocol { address: address(), reason };
+    let protocol = |reason: String| ConnectError::Protocol { address: address(), reason };
     let mut writer = FrameWriter::new(write);
     let mut reader = FrameReader::new(read, FrameLimits::HANDSHAKE);
     let hello = Hello {
@@ -175,7 +175,7 @@ async fn shake_hands(
     };
     let lost = |error: cairn_wire::FrameError| match error {
         cairn_wire::FrameError::Closed | cairn_wire::FrameError::Io(_) => {
-            OpenError::Unreachable { address: address(), reason: error.to_string() }
+            ConnectError::Unreachable { address: address(), reason: error.to_string() }
         }
         other => protocol(other.to_string()),
     };

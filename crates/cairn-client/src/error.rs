@@ -14,33 +14,53 @@ use cairn_wire::message::Failure;
 /// What an operation on a volume gives back.
 pub type FsResult<T> = std::result::Result<T, Error>;
 
-/// What callers tell apart. An error number alone does not say it: a server that answers `EIO` has decided, a server
-/// that is out of reach has not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ErrorKind {
-    /// There is no such name, node or attribute (any more).
-    NotFound,
-    /// It was decided that this must not or cannot be done. Doing it again gives the same answer.
-    Refused,
-    /// No space or no quota is left.
-    NoSpace,
-    /// Not now: somebody else is in the way, or the caller was interrupted.
-    TryAgain,
-    /// The time that a request has was over before an answer came. The connection may be back later.
-    TimedOut,
-    /// The server is out of reach, and it is no longer waited for. Nothing was done.
-    Unreachable,
-    /// The server is out of reach, and whether it did what it was asked for cannot be known.
-    OutcomeUnknown,
-    /// The server has ended the session: what it had not yet acknowledged is lost.
-    Fenced,
-    /// This mount is closing and takes nothing more.
-    Closed,
-    /// Bytes do not match their checksums.
-    Damaged,
-    /// Something failed that should not.
-    Failed,
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// What callers tell apart. An error number alone does not say it: a server that answers `EIO` has decided, a server
+        /// that is out of reach has not.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl ErrorKind {
+            /// Every kind, in the order of its number.
+            pub const ALL: &[ErrorKind] = &[$(ErrorKind::$kind,)*];
+
+            /// As counters are named.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(ErrorKind::$kind => $name,)*
+                }
+            }
+        }
+    };
 }
+
+kinds!(
+    /// There is no such name, node, attribute or blob (any more).
+    NotFound = "not_found",
+    /// It was decided that this must not or cannot be done. Doing it again gives the same answer.
+    Refused = "refused",
+    /// No space or no quota is left.
+    NoSpace = "no_space",
+    /// Not now: somebody else is in the way, or the caller was interrupted.
+    TryAgain = "try_again",
+    /// No answer came in time. Of a change that was sent this is said as [`ErrorKind::OutcomeUnknown`].
+    TimedOut = "timed_out",
+    /// The server is out of reach and no longer waited for, until it is back. Nothing was changed.
+    Unreachable = "unreachable",
+    /// A change was sent and no answer came: it may have happened, and it may still happen.
+    OutcomeUnknown = "outcome_unknown",
+    /// The session, or the lease under which a change was made, is over: what was not yet acknowledged is lost.
+    Fenced = "fenced",
+    /// This mount is closing and takes nothing more.
+    Closed = "closed",
+    /// Bytes do not match their checksums.
+    Damaged = "damaged",
+    /// Something failed that should not.
+    Failed = "failed",
+);
 
 impl From<Errno> for ErrorKind {
     /// The kind of a failure of which nothing is known but its number.
@@ -48,7 +68,7 @@ impl From<Errno> for ErrorKind {
         match errno {
             Errno::ENOENT | Errno::ENODATA | Errno::ESTALE => ErrorKind::NotFound,
             Errno::ENOSPC | Errno::EDQUOT => ErrorKind::NoSpace,
-            Errno::EAGAIN | Errno::EINTR | Errno::EBUSY => ErrorKind::TryAgain,
+            Errno::EAGAIN | Errno::EINTR => ErrorKind::TryAgain,
             Errno::ETIMEDOUT => ErrorKind::TimedOut,
             Errno::ENOTCONN => ErrorKind::Unreachable,
             Errno::ESHUTDOWN => ErrorKind::Closed,
@@ -86,6 +106,13 @@ impl Error {
         Error(Repr::Bare { kind, errno })
     }
 
+    /// The server is out of reach.
+    pub(crate) const UNREACHABLE: Error = Error::new(ErrorKind::Unreachable, Errno::EIO);
+    /// The session or lease that this belonged to is over.
+    pub(crate) const FENCED: Error = Error::new(ErrorKind::Fenced, Errno::ESTALE);
+    /// The session was closed from this side.
+    pub(crate) const CLOSED: Error = Error::new(ErrorKind::Closed, Errno::ESHUTDOWN);
+
     /// The same error, with a sentence for people: what could not be done, and why.
     #[must_use]
     pub fn because(self, sentence: impl Into<String>) -> Self {
@@ -98,6 +125,39 @@ impl Error {
     pub fn caused_by(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         let (kind, errno, sentence) = (self.kind(), self.errno(), self.to_string());
         Error(Repr::Explained(Arc::new(Explained { kind, errno, sentence, source: Some(Box::new(source)) })))
+    }
+
+    /// What the server answers with this number. `ESTALE` is its word for a session or lease that is over; for a node that is
+    /// gone it says `ENOENT`.
+    pub(crate) fn from_server(errno: Errno) -> Self {
+        if errno == Errno::ESTALE { Error::FENCED } else { errno.into() }
+    }
+
+    /// Whether a change that failed so may have happened.
+    pub(crate) fn may_have_happened(&self) -> bool {
+        match self.kind() {
+            ErrorKind::OutcomeUnknown
+            | ErrorKind::TimedOut
+            | ErrorKind::Fenced
+            | ErrorKind::Closed
+            | ErrorKind::Damaged
+            | ErrorKind::Failed => true,
+            ErrorKind::NotFound
+            | ErrorKind::Refused
+            | ErrorKind::NoSpace
+            | ErrorKind::TryAgain
+            | ErrorKind::Unreachable => false,
+        }
+    }
+
+    /// The same error, of which more is known than before.
+    #[must_use]
+    pub(crate) fn of_kind(self, kind: ErrorKind) -> Self {
+        let bare = Error::new(kind, self.errno());
+        match self.sentence() {
+            Some(sentence) => bare.because(sentence),
+            None => bare,
+        }
     }
 
     pub fn kind(&self) -> ErrorKind {
@@ -157,7 +217,7 @@ impl From<Errno> for Error {
 impl From<Failure> for Error {
     /// Keeps what the server says, unless that is only the text of the error number.
     fn from(failure: Failure) -> Self {
-        let bare = Error::from(failure.errno);
+        let bare = Error::from_server(failure.errno);
         if failure.message == failure.errno.to_string() { bare } else { bare.because(failure.message) }
     }
 }

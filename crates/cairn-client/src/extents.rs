@@ -114,6 +114,23 @@ impl ExtentMap {
     }
 }
 
+/// The parts of `offset..offset + length` by chunk: chunk, and offsets in it.
+pub(crate) fn by_chunk(chunk_size: u32, offset: u64, length: u64) -> impl Iterator<Item = (u32, u32, u32)> {
+    let size = u64::from(chunk_size);
+    let end = offset + length;
+    let mut cursor = offset;
+    std::iter::from_fn(move || {
+        if cursor >= end {
+            return None;
+        }
+        let chunk = cursor / size;
+        let stop = end.min((chunk + 1) * size);
+        let part = (chunk as u32, (cursor - chunk * size) as u32, (stop - chunk * size) as u32);
+        cursor = stop;
+        Some(part)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use cairn_types::{BlobId, Source};
@@ -163,5 +180,13 @@ mod tests {
         assert_eq!(map.get(2), Known::Hole);
         map.truncate(64, 64);
         assert_eq!(map.get(1), Known::Hole);
+    }
+
+    #[test]
+    fn a_range_is_cut_at_chunk_ends() {
+        let parts: Vec<_> = by_chunk(64, 60, 80).collect();
+        assert_eq!(parts, [(0, 60, 64), (1, 0, 64), (2, 0, 12)]);
+        assert_eq!(by_chunk(64, 64, 64).collect::<Vec<_>>(), [(1, 0, 64)]);
+        assert_eq!(by_chunk(64, 10, 0).count(), 0);
     }
 }

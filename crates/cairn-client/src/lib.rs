@@ -16,8 +16,9 @@ mod held_locks;
 mod node;
 mod node_cache;
 mod overlay;
+mod prefetch;
 mod private;
-mod readahead;
+mod read_plan;
 mod recall;
 mod reservation;
 pub mod session;
@@ -25,14 +26,13 @@ mod stats;
 mod timer;
 mod tls;
 mod volume;
-mod walk;
 mod writeback;
 
 pub use address::{ConnectOptions, ServerAddress};
 pub use admin::{AdminClient, AdminError};
 pub use cache::disk::{CacheReport, CachedVolume, DiskCacheError, DiskCacheOptions, evict, inspect};
 pub use error::{Error, ErrorKind, FsResult};
-pub use session::{OpenError, Session, SessionOptions};
+pub use session::{ConnectError, Session, SessionOptions};
 pub use stats::VolumeStats;
 pub use volume::{
     CloseError, OpenVolumeError, Report, STATS_ATTRIBUTE, Volume, VolumeOptions, WARM_ATTRIBUTE, WeakVolume,

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// What each module may know of this crate, from the lowest up. A new arrow belongs here only if it points down.
+/// What each module may know of this crate, from the lowest up. A new arrow belongs here only if it points down. A module
+/// inside another has a line of its own where what is below the outer one may know it.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("extents", &[]),
@@ -23,11 +24,12 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("admin", &["address", "connect", "error"]),
     ("cache", &["error", "private", "session", "stats"]),
     // Policies alone: which names and files will be asked for next.
-    ("readahead", &[]),
-    ("walk", &[]),
-    ("node", &["extents", "overlay", "walk"]),
+    ("prefetch::policy", &[]),
+    ("node", &["extents", "overlay", "prefetch::policy"]),
     ("node_cache", &["api", "node", "session"]),
     ("reservation", &["node"]),
+    ("read_plan", &["cache", "error", "extents", "node", "node_cache", "overlay"]),
+    ("prefetch", &["cache", "error", "node", "node_cache", "prefetch::policy", "read_plan", "session", "stats"]),
     ("writeback", &["error", "node", "node_cache", "overlay", "private", "reservation", "session", "stats", "timer"]),
     ("recall", &["api", "held_locks", "node", "node_cache", "reservation", "session", "stats", "timer", "writeback"]),
     (
@@ -41,13 +43,14 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "node",
             "node_cache",
             "overlay",
-            "readahead",
+            "prefetch",
+            "prefetch::policy",
+            "read_plan",
             "recall",
             "reservation",
             "session",
             "stats",
             "timer",
-            "walk",
             "writeback",
         ],
     ),
@@ -58,20 +61,24 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
 
 /// Sources of each module at the top of the crate.
 fn modules(folder: &Path) -> BTreeMap<String, String> {
-    fn read(path: &Path, into: &mut String) {
+    fn read(path: &Path, module: &str, modules: &mut BTreeMap<String, String>) {
         if path.is_dir() {
             for entry in fs::read_dir(path).expect("a folder of sources") {
-                read(&entry.expect("an entry").path(), into);
+                let path = entry.expect("an entry").path();
+                let inner = format!("{module}::{}", path.file_stem().expect("a name").to_string_lossy());
+                let listed = MAY_KNOW.iter().any(|(name, _)| *name == inner);
+                read(&path, if listed { &inner } else { module }, modules);
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push_str(&fs::read_to_string(path).expect("a source file"));
+            let source = fs::read_to_string(path).expect("a source file");
+            modules.entry(module.to_owned()).or_default().push_str(&source);
         }
     }
     let mut modules = BTreeMap::<String, String>::new();
     for entry in fs::read_dir(folder).expect("the sources") {
         let path = entry.expect("an entry").path();
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        read(&path, modules.entry(name).or_default());
+        read(&path, &name, &mut modules);
     }
     modules
 }
@@ -80,8 +87,15 @@ fn modules(folder: &Path) -> BTreeMap<String, String> {
 fn names_in(source: &str) -> BTreeSet<&str> {
     let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
     let after = code.flat_map(|line| line.split("crate::").skip(1));
-    let names = after.map(|rest| rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next());
-    names.flatten().filter(|name| name.starts_with(|letter: char| letter.is_ascii_lowercase())).collect()
+    let names = after.filter_map(|rest| {
+        let of_path = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | ':');
+        let path = rest.split(|letter| !of_path(letter)).next()?;
+        let inner = MAY_KNOW.iter().map(|(name, _)| *name).find(|name| {
+            name.contains("::") && path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        });
+        inner.or_else(|| path.split("::").next())
+    });
+    names.filter(|name| name.starts_with(|letter: char| letter.is_ascii_lowercase())).collect()
 }
 
 #[test]

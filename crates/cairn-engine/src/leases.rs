@@ -452,5 +452,4 @@ impl Table {
 }
 
 #[cfg(test)]
-#[path = "leases_tests.rs"]
 mod tests;

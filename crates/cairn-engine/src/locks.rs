@@ -306,5 +306,4 @@ fn held(session: SessionId, lock: &FileLock) -> Held {
 }
 
 #[cfg(test)]
-#[path = "locks_tests.rs"]
 mod tests;

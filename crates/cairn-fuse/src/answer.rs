@@ -109,8 +109,19 @@ impl Answer {
         }
     }
 
+    /// The one place where an error becomes an error number: the kernel takes nothing else. What it says beyond that goes to
+    /// the log, and its kind is counted.
     pub(crate) fn send(mut self, outcome: FsResult<Reply>) {
-        self.write(&outcome.unwrap_or_else(|error| Reply::Error(error.errno())));
+        let reply = outcome.unwrap_or_else(|error| {
+            self.shared.statistics.record_error(error.kind());
+            if let Some(sentence) = error.sentence() {
+                let request = opcode_name(self.opcode).unwrap_or("unknown");
+                let (pid, errno, kind) = (self.pid, error.errno(), error.kind());
+                tracing::debug!(request, pid, ?errno, ?kind, "{sentence}");
+            }
+            Reply::Error(error.errno())
+        });
+        self.write(&reply);
     }
 
     /// Runs `future` to its end, here if that takes one step, and sends what comes out.

@@ -3,12 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cairn_client::ErrorKind;
+
 use crate::abi::{OPCODES, opcode_name};
 
 /// Live counters of one mount, by opcode.
 #[derive(Debug)]
 pub struct Statistics {
     operations: [Counters; OPCODES],
+    /// By the number of their kind.
+    errors: [AtomicU64; ErrorKind::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +40,7 @@ pub struct OperationStatistics {
 
 impl Default for Statistics {
     fn default() -> Self {
-        Statistics { operations: std::array::from_fn(|_| Counters::default()) }
+        Statistics { operations: std::array::from_fn(|_| Counters::default()), errors: Default::default() }
     }
 }
 
@@ -51,6 +55,17 @@ impl Statistics {
         if error {
             counters.errors.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn record_error(&self, kind: ErrorKind) {
+        if let Some(counter) = self.errors.get(kind as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many requests ended with an error of each kind. Absent names that the kernel may remember are no errors here.
+    pub fn errors(&self) -> impl Iterator<Item = (ErrorKind, u64)> {
+        ErrorKind::ALL.iter().zip(&self.errors).map(|(kind, counter)| (*kind, counter.load(Ordering::Relaxed)))
     }
 
     /// The kinds of request that occurred, in the order of their opcodes.

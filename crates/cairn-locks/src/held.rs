@@ -16,6 +16,9 @@ pub fn assert_none_held() {
 mod checked {
     use std::cell::RefCell;
 
+    #[cfg(feature = "shuttle")]
+    use shuttle::thread_local;
+
     use crate::Rank;
 
     thread_local! {
@@ -49,7 +52,7 @@ mod checked {
         #[track_caller]
         pub(crate) fn check<R: Rank>(key: Option<u64>) {
             let entry = Entry { order: R::ORDER, name: R::NAME, key };
-            let outer = HELD.with_borrow(|held| held.iter().copied().find(|outer| !entry.may_be_inside(*outer)));
+            let outer = HELD.with(|held| held.borrow().iter().copied().find(|outer| !entry.may_be_inside(*outer)));
             if let Some(outer) = outer {
                 let keys = match (outer.key, entry.key) {
                     (Some(outer), Some(key)) => format!(" (keys {outer}, then {key})"),
@@ -65,7 +68,7 @@ mod checked {
         /// When it is taken.
         pub(crate) fn note<R: Rank>(key: Option<u64>) -> Held {
             let entry = Entry { order: R::ORDER, name: R::NAME, key };
-            HELD.with_borrow_mut(|held| held.push(entry));
+            HELD.with(|held| held.borrow_mut().push(entry));
             Held(entry)
         }
     }
@@ -84,7 +87,7 @@ mod checked {
 
     #[track_caller]
     pub(super) fn assert_none() {
-        let held = HELD.with_borrow(|held| held.first().map(|entry| entry.name));
+        let held = HELD.with(|held| held.borrow().first().map(|entry| entry.name));
         if let Some(name) = held {
             panic!("{name} is held where another process may be waited for");
         }

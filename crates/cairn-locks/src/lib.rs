@@ -12,9 +12,16 @@
 //!
 //! These locks are for what is done in memory. None may be held across an await or a call that waits for another process:
 //! [`assert_none_held`] is at the places where that would happen.
+//!
+//! With the feature `shuttle` a scheduler decides who runs at each step, and tests try many interleavings of the same code
+//! (`tests/interleavings.rs` of a crate, or a module `interleavings`).
 
 mod held;
 mod mutex;
+#[cfg(not(feature = "shuttle"))]
+use parking_lot as raw;
+#[cfg(feature = "shuttle")]
+mod raw;
 mod rwlock;
 
 pub use held::assert_none_held;

@@ -5,26 +5,26 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
-use crate::Rank;
 use crate::held::Held;
+use crate::{Rank, raw};
 
-/// A [`parking_lot::Mutex`] whose place in the order of locks is `R`.
+/// A mutex of `parking_lot` whose place in the order of locks is `R`.
 pub struct Mutex<T: ?Sized, R> {
     rank: PhantomData<fn() -> R>,
-    inner: parking_lot::Mutex<T>,
+    inner: raw::Mutex<T>,
 }
 
 /// The right to use what the mutex guards, until it is dropped.
 #[must_use = "the lock is let go of at once if its guard is dropped"]
 pub struct MutexGuard<'a, T: ?Sized> {
-    inner: parking_lot::MutexGuard<'a, T>,
+    inner: raw::MutexGuard<'a, T>,
     /// After the lock: it is held until it is given back.
     _held: Held,
 }
 
 impl<T, R: Rank> Mutex<T, R> {
     pub const fn new(value: T) -> Self {
-        Mutex { rank: PhantomData, inner: parking_lot::Mutex::new(value) }
+        Mutex { rank: PhantomData, inner: raw::Mutex::new(value) }
     }
 
     pub fn into_inner(self) -> T {
@@ -108,11 +108,11 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
 
 /// Waits for a change of what a mutex guards. The mutex counts as held meanwhile: who waits takes nothing else.
 #[derive(Debug, Default)]
-pub struct Condvar(parking_lot::Condvar);
+pub struct Condvar(raw::Condvar);
 
 impl Condvar {
     pub const fn new() -> Self {
-        Condvar(parking_lot::Condvar::new())
+        Condvar(raw::Condvar::new())
     }
 
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {

@@ -4,33 +4,33 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-use crate::Rank;
 use crate::held::Held;
+use crate::{Rank, raw};
 
-/// A [`parking_lot::RwLock`] whose place in the order of locks is `R`. A reader counts as a holder, too: one that reads twice would
+/// A lock of `parking_lot` whose place in the order of locks is `R`. A reader counts as a holder, too: one that reads twice would
 /// wait for a writer that waits for its first read.
 pub struct RwLock<T: ?Sized, R> {
     rank: PhantomData<fn() -> R>,
-    inner: parking_lot::RwLock<T>,
+    inner: raw::RwLock<T>,
 }
 
 /// The right to read, until it is dropped.
 #[must_use = "the lock is let go of at once if its guard is dropped"]
 pub struct ReadGuard<'a, T: ?Sized> {
-    inner: parking_lot::RwLockReadGuard<'a, T>,
+    inner: raw::RwLockReadGuard<'a, T>,
     _held: Held,
 }
 
 /// The right to read and write, until it is dropped.
 #[must_use = "the lock is let go of at once if its guard is dropped"]
 pub struct WriteGuard<'a, T: ?Sized> {
-    inner: parking_lot::RwLockWriteGuard<'a, T>,
+    inner: raw::RwLockWriteGuard<'a, T>,
     _held: Held,
 }
 
 impl<T, R: Rank> RwLock<T, R> {
     pub const fn new(value: T) -> Self {
-        RwLock { rank: PhantomData, inner: parking_lot::RwLock::new(value) }
+        RwLock { rank: PhantomData, inner: raw::RwLock::new(value) }
     }
 }
 

@@ -13,8 +13,6 @@ mod batch;
 pub mod check;
 mod edit;
 mod error;
-#[cfg(test)]
-mod golden;
 pub mod kv;
 mod layout;
 mod lock_order;
@@ -24,6 +22,8 @@ mod record;
 mod salvage;
 mod snapshot;
 mod store;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use batch::{Applied, ApplyContext, Batch, CommitOutcome, FRAGMENTS_MAX};

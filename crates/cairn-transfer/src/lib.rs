@@ -29,12 +29,12 @@ pub use content::{Digest, hash};
 use item::Item;
 pub use pump::{Copied, Progress, pump, verify};
 
-/// Why a transfer ended.
+/// Why a transfer ended. What is beneath (the sentence of the operating system or of the volume's server) is the source.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    #[error("cannot {action} {path}: {source}", path = path.display())]
+    #[error("cannot {action} {path}", path = path.display())]
     Local { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("cannot {action} {path} in the volume: {source}", path = shown(path).display())]
+    #[error("cannot {action} {path} in the volume", path = shown(path).display())]
     Volume { action: &'static str, path: PathBuf, source: cairn_client::Error },
     #[error("{path} is damaged or not a supported archive: {reason}", path = path.display())]
     Archive { path: PathBuf, reason: String },

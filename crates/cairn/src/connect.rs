@@ -1,7 +1,7 @@
 //! From the flags of [`crate::cli::Connection`] to a server.
 
 use anyhow::{Context, Result};
-use cairn_client::{AdminClient, AdminError, ConnectOptions, OpenError, OpenVolumeError, ServerAddress};
+use cairn_client::{AdminClient, AdminError, ConnectError, ConnectOptions, OpenVolumeError, ServerAddress};
 use cairn_wire::admin::{AdminReply, AdminRequest};
 
 use crate::cli::Connection;
@@ -44,25 +44,24 @@ pub(crate) async fn admin(connection: &Connection) -> Result<AdminClient> {
 
 pub(crate) fn admin_error(error: AdminError) -> anyhow::Error {
     let exit = match &error {
-        AdminError::Unreachable { .. } => Exit::Unreachable,
-        AdminError::Refused(_) | AdminError::Failed(_) => Exit::Refused,
-        _ => Exit::Failure,
+        AdminError::Connect(error) => connect_exit(error),
+        AdminError::Failed(_) => Exit::Refused,
+        AdminError::Lost { .. } => Exit::Failure,
     };
     WithExit(exit, error.to_string()).into()
 }
 
-fn open_error(error: OpenError) -> anyhow::Error {
-    let exit = match &error {
-        OpenError::Unreachable { .. } => Exit::Unreachable,
-        OpenError::Refused(_) => Exit::Refused,
-        _ => Exit::Failure,
-    };
-    WithExit(exit, error.to_string()).into()
+fn connect_exit(error: &ConnectError) -> Exit {
+    match error {
+        ConnectError::Unreachable { .. } => Exit::Unreachable,
+        ConnectError::Refused(_) => Exit::Refused,
+        ConnectError::Tls(_) | ConnectError::Protocol { .. } => Exit::Failure,
+    }
 }
 
 pub(crate) fn open_volume_error(error: OpenVolumeError) -> anyhow::Error {
     match error {
-        OpenVolumeError::Session(error) => open_error(error),
+        OpenVolumeError::Session(error) => WithExit(connect_exit(&error), error.to_string()).into(),
         error @ OpenVolumeError::DiskCache(_) => WithExit(Exit::CannotMount, error.to_string()).into(),
     }
 }
@@ -71,4 +70,27 @@ pub(crate) fn open_volume_error(error: OpenVolumeError) -> anyhow::Error {
 pub(crate) fn unexpected<T>() -> Result<T> {
     Err(WithExit(Exit::Failure, "the server gave an unexpected answer; are client and server the same version?".into())
         .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use cairn_client::Error;
+    use cairn_transfer::TransferError;
+    use cairn_types::Errno;
+    use cairn_wire::message::Failure;
+
+    use super::*;
+
+    fn said_by_the_server() -> Error {
+        Failure { errno: Errno::EDQUOT, message: "the volume \"models\" is full: resize it".into() }.into()
+    }
+
+    #[test]
+    fn what_the_server_says_is_printed_instead_of_the_text_of_an_error_number() {
+        let error = admin_error(AdminError::Failed(said_by_the_server()));
+        assert_eq!(format!("{error:#}"), "the volume \"models\" is full: resize it");
+        let source = said_by_the_server();
+        let error = anyhow::Error::from(TransferError::Volume { action: "write", path: "a/b".into(), source });
+        assert_eq!(format!("{error:#}"), "cannot write a/b in the volume: the volume \"models\" is full: resize it");
+    }
 }

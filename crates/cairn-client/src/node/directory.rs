@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use cairn_types::{FileKind, Ino, Name};
 
-use crate::walk::{ContentWalk, NameWalk};
+use crate::prefetch::policy::contents::ContentWalk;
+use crate::prefetch::policy::names::NameWalk;
 
 /// Most names that are kept of one directory; beyond it the cache starts again from nothing.
 const NAMES_MAX: usize = 50_000;

@@ -14,8 +14,8 @@ use cairn_wire::{BLOB_MAX, Request};
 
 pub(super) use self::packs::{Packs, state as short_circuit_state};
 pub(super) use self::pool::DataPool;
-use super::{Inner, unfitting};
-use crate::error::FsResult;
+use super::{Inner, unexpected};
+use crate::error::{Error, ErrorKind, FsResult};
 
 mod packs;
 mod pool;
@@ -81,7 +81,7 @@ async fn put_run(inner: &Arc<Inner>, run: Vec<(BlobHeader, Bytes)>, generation: 
             inner.counters.blob_bytes_written.fetch_add(total, Ordering::Relaxed);
             Ok(())
         }
-        (other, _) => unfitting(&other),
+        (other, _) => Err(unexpected(&other)),
     }
 }
 
@@ -127,9 +127,9 @@ async fn read_run(inner: &Arc<Inner>, ranges: Vec<BlobRange>) -> FsResult<Vec<(B
     loop {
         let (parts, bulk) = match pool::transfer(inner, &request, &[], expected, None).await? {
             (Answer::Blobs(parts), bulk) => (parts, bulk),
-            (other, _) => return unfitting(&other),
+            (other, _) => return Err(unexpected(&other)),
         };
-        let parts = take_apart(ranges, parts, bulk)?;
+        let parts = split_bulk(ranges, parts, bulk)?;
         let damaged = parts.iter().zip(ranges).find_map(|((part, bytes), range)| {
             let block = checksum::verify_blocks(bytes, &part.checksums).err()?;
             let offset = u64::from(part.offset) + block as u64 * u64::from(CHECK_BLOCK);
@@ -145,7 +145,8 @@ async fn read_run(inner: &Arc<Inner>, ranges: Vec<BlobRange>) -> FsResult<Vec<(B
         if asked_again {
             tracing::error!(%volume, %blob, offset, "stored bytes are damaged; run `cairn fsck --data` on the volume");
             inner.run_errand(Request::ReportDamage { blob, offset });
-            return Err(Errno::EIO.into());
+            let reason = format!("stored bytes of blob {blob} are damaged; run `cairn fsck --data {volume}`");
+            return Err(Error::new(ErrorKind::Damaged, Errno::EIO).because(reason));
         }
         tracing::warn!(%volume, %blob, offset, "received bytes are damaged; reading them again");
         asked_again = true;
@@ -160,14 +161,15 @@ fn covers(part: &BlobPart, range: &BlobRange) -> bool {
 }
 
 /// Cuts the bulk into the parts it consists of and checks that each covers its range.
-fn take_apart(ranges: &[BlobRange], parts: Vec<BlobPart>, mut bulk: Bytes) -> FsResult<Vec<(BlobPart, Bytes)>> {
+fn split_bulk(ranges: &[BlobRange], parts: Vec<BlobPart>, mut bulk: Bytes) -> FsResult<Vec<(BlobPart, Bytes)>> {
     let total: u64 = parts.iter().map(|part| u64::from(part.length)).sum();
     let fits = parts.len() == ranges.len()
         && total == bulk.len() as u64
         && parts.iter().zip(ranges).all(|(part, range)| covers(part, range));
     if !fits {
-        tracing::error!("the server's answer does not cover the ranges that were asked for");
-        return Err(Errno::EIO.into());
+        let reason = "the server's answer does not cover the ranges that were asked for";
+        tracing::error!("{reason}");
+        return Err(Error::from(Errno::EIO).because(reason));
     }
     Ok(parts
         .into_iter()

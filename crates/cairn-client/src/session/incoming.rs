@@ -10,7 +10,7 @@ use cairn_wire::{Frame, FrameError, FrameKind, Push, Request, Response};
 use super::Inner;
 use super::clock::Moment;
 use super::pending::{Pending, State};
-use crate::error::FsResult;
+use crate::error::Error;
 
 /// Whether to go on reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +36,7 @@ impl Inner {
     }
 
     fn hear_response(&self, correlation: u64, response: Response) {
-        let outcome: FsResult<Answer> = response.map_err(|failure| {
-            tracing::trace!(correlation, errno = ?failure.errno, message = failure.message, "request failed");
-            failure.into()
-        });
+        let outcome = response.map_err(Error::from);
         let pending = {
             let mut state = self.state.lock();
             // An answer to something that was given up, when its session was fenced for example.

@@ -2,13 +2,13 @@
 //!
 //! One control connection carries metadata, leases, locks and what the server says unasked; up to two data connections
 //! carry blobs. This module knows how requests get there exactly once and in order, and until when leases hold. It does
-//! not know what is cached or buffered: that is told to it through [`SessionEvents`] when it matters.
+//! not know what is cached or buffered: it asks through [`SessionEvents`] when that matters.
 //!
 //! - A request stays pending until it is answered ([`pending`]); frames leave in the order of their numbers
 //!   ([`outgoing`]); what arrives is handled in the order of arrival ([`incoming`]).
 //! - A lost connection is replaced and pending requests are sent again, with the same tokens and journal numbers, so
 //!   that the server can tell ([`supervisor`]). After a restart of the server, leases, open files, locks and changes
-//!   that were not yet durable are told to it first ([`reclaim`]).
+//!   that were not yet durable are declared to it first ([`reclaim`]).
 //! - A server that stays away makes requests fail after [`SessionOptions::give_up_after`]; reconnecting goes on.
 //! - A fenced session is replaced by a new one. Nothing that was asked of the old one, questions aside, is asked of the new.
 //!
@@ -22,12 +22,12 @@ mod incoming;
 mod numbers;
 mod outgoing;
 mod pending;
+mod pipeline;
 mod reclaim;
 mod replay;
 mod supervisor;
 #[cfg(test)]
 mod tests;
-mod together;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -47,20 +47,20 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-pub use crate::connect::OpenError;
+pub use crate::connect::ConnectError;
 pub use counters::SessionStatus;
 
 use self::data::{DataPool, Packs};
 use crate::address::ConnectOptions;
-use crate::error::{Error, FsResult};
+use crate::error::{Error, ErrorKind, FsResult};
 use breaker::Breaker;
 use clock::LeaseClock;
 use counters::Counters;
 use numbers::Numbers;
 use outgoing::{Draft, Outgoing};
 use pending::{Phase, State};
-use together::journal_results;
-pub use together::{Durable, JournalAnswer, JournalMessage};
+use pipeline::journal_results;
+pub use pipeline::{Durable, JournalAnswer, JournalMessage};
 
 /// Time that [`Session::close`] gives the server to answer.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,7 +105,7 @@ pub struct SessionOptions {
     /// Name or id of the volume.
     pub volume: String,
     pub info: ClientInfo,
-    /// For how long requests wait for a server that cannot be reached; after that they fail with `EIO` until it is back.
+    /// For how long requests wait for a server that cannot be reached; after that they fail until it is back.
     pub give_up_after: Duration,
     /// Read blobs from the server's pack files where it is on this host and hands over their descriptors.
     pub short_circuit: bool,
@@ -121,9 +121,10 @@ impl SessionOptions {
 
 /// A session with a volume. Cheap to clone: all clones are the same session.
 ///
-/// Methods fail with `EIO` when the server cannot be reached for too long, `ETIMEDOUT` when it is there but does not
-/// answer, `ESTALE` when the session was fenced meanwhile, `ESHUTDOWN` after [`Session::close`]; besides, with what the
-/// server answers. They may be polled on threads that do not belong to the runtime.
+/// Methods fail with [`ErrorKind::Unreachable`] when the server cannot be reached for too long, [`ErrorKind::TimedOut`] when
+/// it is there but does not answer, [`ErrorKind::OutcomeUnknown`] instead of either where a change was sent already,
+/// [`ErrorKind::Fenced`] when the session was fenced meanwhile, [`ErrorKind::Closed`] after [`Session::close`]; besides, with
+/// what the server answers. They may be polled on threads that do not belong to the runtime.
 #[derive(Clone)]
 pub struct Session {
     inner: Arc<Inner>,
@@ -149,7 +150,7 @@ struct Inner {
     breaker: Mutex<Arc<Breaker>>,
     clock: LeaseClock,
     /// [`SessionEvents::expired`] was called and no renewal came since.
-    expiry_told: AtomicBool,
+    expiry_reported: AtomicBool,
     /// [`Session::close`] has begun: the end of the connection is no reason to make another.
     leaving: AtomicBool,
     /// Counts fencings.
@@ -200,9 +201,9 @@ impl Inner {
 }
 
 /// The server's answer is not of the kind that the request has.
-fn unfitting<T>(answer: &Answer) -> FsResult<T> {
-    tracing::error!(?answer, "the server's answer does not fit the request");
-    Err(Errno::EIO.into())
+fn unexpected(answer: &Answer) -> Error {
+    tracing::error!(?answer, "unexpected answer from the server");
+    Error::from(Errno::EIO).because("the server sent an answer of another kind than was asked for")
 }
 
 impl Session {
@@ -213,7 +214,7 @@ impl Session {
     pub async fn open(
         options: SessionOptions,
         events: impl FnOnce(&Session) -> Arc<dyn SessionEvents>,
-    ) -> Result<Session, OpenError> {
+    ) -> Result<Session, ConnectError> {
         supervisor::open(options, events).await
     }
 
@@ -230,7 +231,7 @@ impl Session {
     pub async fn query(&self, query: Query) -> FsResult<QueryReply> {
         match self.inner.request(Draft::Plain(Request::Query(query))).await? {
             Answer::Query(reply) => Ok(reply),
-            other => unfitting(&other),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -239,10 +240,10 @@ impl Session {
     pub async fn call(&self, op: MetaOp) -> FsResult<(OpReply, Vec<Grant>)> {
         match self.inner.request(Draft::Call(op)).await? {
             Answer::Applied { applied, grants } => match applied.into_iter().next() {
-                Some(Applied { result, .. }) => Ok((result?, grants)),
-                None => Err(Errno::EIO.into()),
+                Some(Applied { result, .. }) => Ok((result.map_err(Error::from_server)?, grants)),
+                None => Err(Error::from(Errno::EIO).because("the server's answer says nothing of the change")),
             },
-            other => unfitting(&other),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -254,15 +255,23 @@ impl Session {
     /// what was answered is applied before what was not. Changes that depend on each other belong into one journal, or
     /// the second waits for the answer to the first.
     ///
-    /// `generation`: that of the session which the leases belong to; `ESTALE` for all if it is over.
+    /// `generation`: that of the session which the leases belong to; [`ErrorKind::Fenced`] for all if it is over.
     pub async fn journal(&self, ops: Vec<MetaOp>, generation: u64) -> (Vec<FsResult<OpReply>>, Vec<Grant>) {
         let count = ops.len();
         journal_results(self.inner.request(Draft::Journal { ops, generation }).await, count)
     }
 
-    /// Returns once requests fail because the server has stayed away for too long, or the session is closed.
-    pub async fn gave_up(&self) {
-        let _ = self.inner.phase.subscribe().wait_for(|phase| matches!(phase, Phase::GaveUp | Phase::Closed)).await;
+    /// Returns once requests fail because the server has stayed away for too long, or the session is closed: with what
+    /// they fail.
+    pub async fn gave_up(&self) -> Error {
+        let mut phase = self.inner.phase.subscribe();
+        loop {
+            let _ = phase.wait_for(|phase| matches!(phase, Phase::GaveUp | Phase::Closed)).await;
+            // None if the server came back in this very moment.
+            if let Some(error) = self.inner.state.lock().refuses() {
+                return error;
+            }
+        }
     }
 
     /// Longest time that the server may take for one answer.
@@ -274,7 +283,7 @@ impl Session {
     pub async fn sync(&self) -> FsResult<()> {
         match self.inner.request(Draft::Plain(Request::Sync)).await? {
             Answer::Durable { .. } => Ok(()),
-            other => unfitting(&other),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -287,8 +296,8 @@ impl Session {
     /// Reads ranges of blobs, verified. Each part covers its range, widened to whole check blocks.
     ///
     /// # Errors
-    /// `ENOENT`: a blob is gone, the extents have changed. `EIO`: the bytes are damaged, at the server or on the way,
-    /// twice; it is logged and reported to the server.
+    /// [`ErrorKind::NotFound`]: a blob is gone, the extents have changed. [`ErrorKind::Damaged`]: the bytes are damaged,
+    /// at the server or on the way, twice; it is logged and reported to the server.
     pub async fn read_blobs(&self, ranges: Vec<BlobRange>) -> FsResult<Vec<(BlobPart, Bytes)>> {
         data::read_blobs(&self.inner, ranges).await
     }
@@ -317,7 +326,7 @@ impl Session {
         let request = Request::Reserve { bytes_needed, bytes_wanted, inodes_needed, inodes_wanted };
         match self.inner.request(Draft::Plain(request)).await? {
             Answer::Reserved { bytes, inodes } => Ok((bytes, inodes)),
-            other => unfitting(&other),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -346,7 +355,7 @@ impl Session {
     pub async fn test_lock(&self, lock: FileLock) -> FsResult<Option<FileLock>> {
         match self.inner.request(Draft::Plain(Request::TestLock(lock))).await? {
             Answer::Lock(conflict) => Ok(conflict),
-            other => unfitting(&other),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -374,7 +383,7 @@ impl Session {
         cancel.disarm();
         match answer? {
             Answer::Done => Ok(()),
-            other => unfitting(&other),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -383,7 +392,7 @@ impl Session {
         let request = Request::Unlock { ino, owner, family, range: ByteRange { start: 0, end: u64::MAX } };
         match self.inner.request(Draft::Plain(request.clone())).await {
             Ok(Answer::Done) => Ok(()),
-            Ok(other) => unfitting(&other),
+            Ok(other) => Err(unexpected(&other)),
             Err(error) => {
                 self.unlock_later(&error, request, true);
                 Err(error)
@@ -391,9 +400,10 @@ impl Session {
         }
     }
 
-    /// A lock is given back even if the server comes back only after its owner was told that it failed.
+    /// A lock is given back even if the server comes back only after its owner got an error.
     fn unlock_later(&self, error: &Error, request: Request, unlocks: bool) {
-        if unlocks && *error == Errno::EIO && self.inner.state.lock().phase == Phase::GaveUp {
+        let undelivered = matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::OutcomeUnknown);
+        if unlocks && undelivered && self.inner.state.lock().phase == Phase::GaveUp {
             self.inner.run_errand(request);
         }
     }

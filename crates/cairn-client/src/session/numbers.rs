@@ -7,14 +7,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cairn_types::{BlobId, Errno, Ino};
+use cairn_types::{BlobId, Ino};
 use cairn_wire::Request;
 use cairn_wire::message::Answer;
 use parking_lot::Mutex;
 
 use super::outgoing::Draft;
-use super::{Inner, unfitting};
-use crate::error::FsResult;
+use super::{Inner, unexpected};
+use crate::error::{Error, FsResult};
 
 /// Numbers asked for at once. Refilled in the background when fewer than half are left.
 const INOS: u32 = 4096;
@@ -95,8 +95,8 @@ async fn take(inner: &Arc<Inner>, pick: impl Fn(&mut Stocks) -> Option<u64>, ino
                 inner.runtime.spawn(async move {
                     let outcome = ask(&refiller, inos.min(1) * INOS, blobs.min(1) * BLOBS).await;
                     refiller.numbers.refilling.store(false, Ordering::Release);
-                    if let Err(errno) = outcome {
-                        tracing::debug!(?errno, "no new numbers yet");
+                    if let Err(error) = outcome {
+                        tracing::debug!(%error, "no new numbers yet");
                     }
                 });
             }
@@ -119,13 +119,13 @@ async fn ask(inner: &Arc<Inner>, inos: u32, blobs: u32) -> FsResult<()> {
             let mut stocks = inner.numbers.stocks.lock();
             // Under the lock that clearing takes after counting a fencing: numbers of an old session cannot slip in.
             if inner.generation() != generation {
-                return Err(Errno::ESTALE.into());
+                return Err(Error::FENCED);
             }
             stocks.inos.add(first_ino.0, inos);
             stocks.blobs.add(first_blob.0, blobs);
             Ok(())
         }
-        other => unfitting(&other),
+        other => Err(unexpected(&other)),
     }
 }
 

@@ -21,7 +21,7 @@ use super::breaker::{Breaker, TripOnDrop};
 use super::clock::Moment;
 use super::pending::Pending;
 use crate::connect::Writer;
-use crate::error::FsResult;
+use crate::error::{Error, ErrorKind, FsResult};
 
 /// The writing half of a connection, with the switch that ends it.
 pub(super) struct ControlLink {
@@ -69,7 +69,7 @@ pub(super) struct Ticket {
 impl Ticket {
     pub(super) async fn wait(self) -> FsResult<Answer> {
         // Whatever removes a pending request answers it; a dropped sender means the runtime is going down.
-        self.answer.await.unwrap_or(Err(Errno::EIO.into()))
+        self.answer.await.unwrap_or(Err(Error::new(ErrorKind::OutcomeUnknown, Errno::EIO)))
     }
 }
 
@@ -87,7 +87,7 @@ impl Inner {
     }
 
     /// As [`Inner::request`] for several that are sent without a pause, in this order, none of them waited for.
-    pub(super) async fn request_together<const COUNT: usize>(
+    pub(super) async fn request_pipelined<const COUNT: usize>(
         &self,
         drafts: [Option<Draft>; COUNT],
     ) -> [Option<FsResult<Ticket>>; COUNT] {
@@ -104,19 +104,22 @@ impl Inner {
     /// Numbers a request and enters it as pending.
     ///
     /// # Errors
-    /// `EIO` once the server stayed away too long, `ESHUTDOWN` after closing, `ESTALE` for a journal of a session that
-    /// is over.
+    /// [`ErrorKind::Unreachable`] once the server stayed away too long, [`ErrorKind::Closed`] after closing,
+    /// [`ErrorKind::Fenced`] for a journal of a session that is over.
     pub(super) fn register(&self, outgoing: &mut Outgoing, draft: Draft) -> FsResult<Ticket> {
         let mut state = self.state.lock();
-        match (state.refuses(), &draft) {
-            // Buffered changes wait for the server however long it takes.
-            (Some(Errno::EIO) | None, Draft::Journal { generation, .. } | Draft::Blobs { generation, .. }) => {
-                if *generation != self.generation() {
-                    return Err(Errno::ESTALE.into());
-                }
-            }
-            (Some(errno), _) => return Err(errno.into()),
-            (None, _) => {}
+        // Buffered changes wait for the server however long it takes, but only for the session that they belong to.
+        let buffered_under = match &draft {
+            Draft::Journal { generation, .. } | Draft::Blobs { generation, .. } => Some(*generation),
+            Draft::Plain(_) | Draft::Call(_) => None,
+        };
+        if let Some(error) = state.refuses()
+            && (buffered_under.is_none() || error.kind() != ErrorKind::Unreachable)
+        {
+            return Err(error);
+        }
+        if buffered_under.is_some_and(|generation| generation != self.generation()) {
+            return Err(Error::FENCED);
         }
         let mut bulk = Vec::new();
         let request = match draft {
@@ -170,7 +173,7 @@ impl Inner {
             Err(error @ (FrameError::Codec(_) | FrameError::TooLarge { .. })) => {
                 guard.disarm();
                 tracing::error!(%error, "a request cannot be sent");
-                self.withdraw(outgoing, correlation);
+                self.withdraw(outgoing, correlation, error);
             }
             Err(error) => {
                 tracing::debug!(%error, "writing to the server failed");
@@ -181,14 +184,15 @@ impl Inner {
     }
 
     /// Takes back a request that was registered last and cannot be encoded.
-    fn withdraw(&self, outgoing: &mut Outgoing, correlation: u64) {
+    fn withdraw(&self, outgoing: &mut Outgoing, correlation: u64, error: FrameError) {
         let Some(pending) = self.state.lock().remove(correlation) else { return };
         if let Request::Journal { first, ops } = &*pending.request
             && outgoing.next_journal == first + ops.len() as u64
         {
             outgoing.next_journal = *first;
         }
-        pending.answer(Err(Errno::EIO.into()));
+        pending
+            .answer(Err(Error::from(Errno::EIO).because("the request cannot be sent to the server").caused_by(error)));
     }
 
     /// Queues a request for which nobody waits.

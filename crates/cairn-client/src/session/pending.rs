@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cairn_types::Errno;
 use cairn_wire::Request;
 use cairn_wire::handshake::Resume;
 use cairn_wire::message::Answer;
@@ -17,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::clock::Moment;
 use super::replay::ReplayLog;
-use crate::error::FsResult;
+use crate::error::{Error, ErrorKind, FsResult};
 
 /// Whether the server can be spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +48,36 @@ impl Pending {
         self.reply.is_some_and(|reply| reply.send(outcome).is_ok())
     }
 
+    /// The error for whoever waits, when the wait ends without an answer because of `cause`.
+    pub(super) fn unanswered(&self, cause: &Error) -> Error {
+        if self.ever_sent && !is_question(&self.request) {
+            cause.clone().of_kind(ErrorKind::OutcomeUnknown)
+        } else {
+            cause.clone()
+        }
+    }
+
     /// Somebody still waits for the answer.
     pub(super) fn is_wanted(&self) -> bool {
         self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
     }
+}
+
+/// Requests that change nothing at the server which a client could miss or do twice.
+fn is_question(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Query(_)
+            | Request::TestLock(_)
+            | Request::Numbers { .. }
+            | Request::Reserve { .. }
+            | Request::Renew
+            | Request::Sync
+            | Request::ReadBlobs(_)
+            | Request::LocateBlobs(_)
+            // Blobs have numbers: storing one twice stores it once.
+            | Request::PutBlobs(_)
+    )
 }
 
 /// Requests that are worth delivering however late: nobody waits for them, or only whoever buffers what they carry.
@@ -73,6 +98,8 @@ fn is_patient(request: &Request) -> bool {
 /// Everything about the session that changes under one lock.
 pub(super) struct State {
     pub(super) phase: Phase,
+    /// Why nobody waits for the server any longer; meaningful in [`Phase::GaveUp`].
+    pub(super) unreachable: Error,
     /// When contact was lost; meaningful while [`Phase::Reconnecting`].
     pub(super) lost_at: Instant,
     pub(super) pending: BTreeMap<u64, Pending>,
@@ -90,6 +117,7 @@ impl State {
     pub(super) fn new() -> Self {
         State {
             phase: Phase::Reconnecting,
+            unreachable: Error::UNREACHABLE,
             lost_at: Instant::now(),
             pending: BTreeMap::new(),
             tokens: BTreeSet::new(),
@@ -101,11 +129,11 @@ impl State {
     }
 
     /// Why a request that somebody waits for cannot be accepted now.
-    pub(super) fn refuses(&self) -> Option<Errno> {
+    pub(super) fn refuses(&self) -> Option<Error> {
         match self.phase {
             Phase::Connected | Phase::Reconnecting => None,
-            Phase::GaveUp => Some(Errno::EIO),
-            Phase::Closed => Some(Errno::ESHUTDOWN),
+            Phase::GaveUp => Some(self.unreachable.clone()),
+            Phase::Closed => Some(Error::CLOSED),
         }
     }
 
@@ -164,7 +192,7 @@ impl State {
         drop(dropped);
     }
 
-    /// The server forgot which leases and files are held and is told afresh: drops returns numbered below `mark`,
+    /// The server forgot which leases and files are held, and they are declared to it anew: drops returns numbered below `mark`,
     /// which are part of that.
     pub(super) fn drop_returns_below(&mut self, mark: u64) {
         let dropped = self.take(|number, pending| {

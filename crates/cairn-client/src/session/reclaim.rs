@@ -1,4 +1,4 @@
-//! After a restart of the server: telling it what this session holds and which changes it had applied.
+//! After a restart of the server: reclaiming what this session holds, and replaying the changes that were not yet durable.
 //!
 //! Happens before anything else is said on the new connection, and again from the start if the connection breaks before
 //! the server has confirmed all of it.
@@ -59,7 +59,7 @@ impl Inner {
                     self.clock.renew(sent);
                 }
                 Ok(Answer::Done) if !last => {}
-                Ok(_) => return Err(AdmitError::NotReclaimed("its answer does not fit".into())),
+                Ok(_) => return Err(AdmitError::NotReclaimed("it sent an unexpected answer".into())),
                 Err(failure) if failure.errno == Errno::ESTALE => return Err(AdmitError::SessionGone),
                 Err(failure) => return Err(AdmitError::NotReclaimed(failure.message)),
             }
@@ -99,7 +99,7 @@ impl Inner {
     }
 }
 
-/// Cuts what is to be told into messages that fit; the last one says that it is complete.
+/// Cuts what has to be reclaimed into messages that fit; the last one says that it is complete.
 fn pieces(held: Held, replay: Vec<Replay>) -> Vec<Request> {
     let mut pieces = Vec::new();
     for leases in held.leases.chunks(ITEMS_MAX) {

@@ -67,7 +67,7 @@ impl ReplayLog {
         numbers.max().unwrap_or(0)
     }
 
-    /// What a restarted server has to be told, in order.
+    /// What has to be replayed at a restarted server, in order.
     pub(super) fn list(&self) -> Vec<Replay> {
         let replay =
             |(&order, kept): (&u64, &Kept)| kept.op().map(|op| Replay { order, number: kept.number, op: op.clone() });

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cairn_types::Errno;
 use cairn_wire::handshake::{Resume, WelcomeDetail};
 use cairn_wire::{FrameError, Purpose, Refusal, RefusalKind};
 use parking_lot::Mutex;
@@ -24,8 +23,9 @@ use super::incoming::Heard;
 use super::numbers::Numbers;
 use super::outgoing::{ControlLink, Outgoing};
 use super::pending::{Phase, State};
-use super::{Inner, OpenError, Session, SessionEvents, SessionOptions};
+use super::{ConnectError, Inner, Session, SessionEvents, SessionOptions};
 use crate::connect::{Connection, Reader, connect};
+use crate::error::Error;
 
 /// Pauses between attempts to reconnect double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ pub(super) enum AdmitError {
     Silent,
     #[error("the server could not restore the session: {0}")]
     NotReclaimed(String),
-    #[error("the volume's emulation profile has changed, and with it how the quota counts its content: mount it again")]
+    #[error("the emulation profile of the volume was changed, and with it how content is charged: mount it again")]
     CountsOtherwise,
     #[error("the session was closed")]
     Closed,
@@ -65,10 +65,10 @@ pub(super) enum AdmitError {
 pub(super) async fn open(
     options: SessionOptions,
     events: impl FnOnce(&Session) -> Arc<dyn SessionEvents>,
-) -> Result<Session, OpenError> {
+) -> Result<Session, ConnectError> {
     let (connection, sent) = connect_unless_busy(&options).await?;
     let WelcomeDetail::Session(welcome) = &connection.welcome.detail else {
-        return Err(OpenError::Protocol {
+        return Err(ConnectError::Protocol {
             address: options.connect.address.to_string(),
             reason: AdmitError::NotASession.to_string(),
         });
@@ -84,7 +84,7 @@ pub(super) async fn open(
         phase: watch::Sender::new(Phase::Reconnecting),
         breaker: Mutex::new(Arc::new(Breaker::new())),
         clock: LeaseClock::new(Duration::from_millis(welcome.lease_ttl_ms)),
-        expiry_told: AtomicBool::new(false),
+        expiry_reported: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
         generation: AtomicU64::new(0),
         writing_since: AtomicU64::new(0),
@@ -99,7 +99,7 @@ pub(super) async fn open(
     let session = Session { inner: Arc::clone(&inner) };
     let listener = events(&session);
     *inner.events.lock() = Some(listener);
-    let standing = inner.admit(connection, sent).await.map_err(|error| OpenError::Protocol {
+    let standing = inner.admit(connection, sent).await.map_err(|error| ConnectError::Protocol {
         address: inner.options.connect.address.to_string(),
         reason: error.to_string(),
     })?;
@@ -110,14 +110,14 @@ pub(super) async fn open(
 }
 
 /// The first connection, and when it was asked for. A server that is starting up is given the time of one attempt.
-async fn connect_unless_busy(options: &SessionOptions) -> Result<(Connection, Moment), OpenError> {
+async fn connect_unless_busy(options: &SessionOptions) -> Result<(Connection, Moment), ConnectError> {
     let started = Instant::now();
     let mut pause = PAUSE_FIRST;
     loop {
         let purpose = Purpose::Session { volume: options.volume.clone(), info: options.info.clone(), resume: None };
         let sent = Moment::now();
         match connect(&options.connect, purpose).await {
-            Err(OpenError::Refused(Refusal { kind: RefusalKind::Busy, .. }))
+            Err(ConnectError::Refused(Refusal { kind: RefusalKind::Busy, .. }))
                 if started.elapsed() < options.connect.connect_timeout => {}
             Err(error) => return Err(error),
             Ok(connection) => return Ok((connection, sent)),
@@ -220,7 +220,7 @@ impl Inner {
                         self.disconnected();
                     }
                 },
-                Err(OpenError::Refused(refusal)) => self.refused(&refusal, resume).await,
+                Err(ConnectError::Refused(refusal)) => self.refused(&refusal, resume).await,
                 Err(error) => tracing::debug!(%error, "cannot reconnect"),
             }
         }
@@ -302,8 +302,8 @@ impl Inner {
     /// The server has ended the session: nothing of it is left but questions, which the next one may ask.
     async fn fence(&self) {
         self.clock.void();
-        self.expiry_told.store(true, Ordering::Release);
-        let fenced = {
+        self.expiry_reported.store(true, Ordering::Release);
+        let abandoned = {
             let mut outgoing = self.outgoing.lock().await;
             outgoing.link = None;
             outgoing.next_journal = 1;
@@ -318,34 +318,38 @@ impl Inner {
             state.take_fenced()
         };
         tracing::error!(
-            volume = %self.volume.name, requests = fenced.len(),
+            volume = %self.volume.name, requests = abandoned.len(),
             "the server has ended this session because it was silent for too long; changes that were not yet written \
              are lost to the volume, and a new session begins",
         );
         if let Some(events) = self.events() {
             events.fenced();
         }
-        for pending in fenced {
-            pending.answer(Err(Errno::ESTALE.into()));
+        let error =
+            Error::FENCED.because("the server has ended the session because it did not hear from this mount in time");
+        for pending in abandoned {
+            pending.answer(Err(error.clone()));
         }
     }
 
     /// The server cannot be had: nobody waits for it any longer.
     pub(super) fn give_up(&self, reason: &str) {
-        let given_up = {
+        let (error, given_up) = {
             let mut state = self.state.lock();
             if state.phase != Phase::Reconnecting {
                 return;
             }
             self.set_phase(&mut state, Phase::GaveUp);
-            state.take_impatient()
+            state.unreachable = Error::UNREACHABLE.because(reason);
+            (state.unreachable.clone(), state.take_impatient())
         };
         tracing::error!(
             server = %self.options.connect.address, volume = %self.volume.name, reason, requests = given_up.len(),
             "requests fail from now on; the volume works again as soon as the server is back",
         );
         for pending in given_up {
-            pending.answer(Err(Errno::EIO.into()));
+            let error = pending.unanswered(&error);
+            pending.answer(Err(error));
         }
     }
 
@@ -357,7 +361,7 @@ impl Inner {
             state.take(|_, _| true)
         };
         for pending in left {
-            pending.answer(Err(Errno::ESHUTDOWN.into()));
+            pending.answer(Err(Error::CLOSED));
         }
         self.clock.void();
         self.breaker.lock().trip();

@@ -12,6 +12,7 @@ use cairn_wire::Request;
 use super::Inner;
 use super::clock::Moment;
 use super::pending::Phase;
+use crate::error::{Error, ErrorKind};
 
 /// The interval of looking around is a twelfth of a lease's life, within these bounds.
 const TICK_MIN: Duration = Duration::from_millis(10);
@@ -54,8 +55,8 @@ impl Inner {
 
     fn notice_expiry(&self) {
         if self.clock.left().is_some() {
-            self.expiry_told.store(false, Ordering::Release);
-        } else if !self.expiry_told.swap(true, Ordering::AcqRel) {
+            self.expiry_reported.store(false, Ordering::Release);
+        } else if !self.expiry_reported.swap(true, Ordering::AcqRel) {
             tracing::warn!("no contact with the server within the lease time; nothing is answered from cache");
             if let Some(events) = self.events() {
                 events.expired();
@@ -101,6 +102,7 @@ impl Inner {
     /// The request stays pending, because the server may still act on it; its caller does not wait any longer.
     fn end_overdue_waits(&self, now: Moment) {
         let limit = self.answer_limit();
+        let late = Error::new(ErrorKind::TimedOut, Errno::ETIMEDOUT);
         let mut overdue = Vec::new();
         {
             let mut state = self.state.lock();
@@ -109,16 +111,17 @@ impl Inner {
                 let waits_for_ever =
                     matches!(&*pending.request, Request::SetLock { wait: true, .. } | Request::Journal { .. });
                 if !waits_for_ever && pending.sent.is_some_and(|sent| now.since(sent) > limit) {
-                    overdue.extend(pending.reply.take());
+                    let error = pending.unanswered(&late);
+                    overdue.extend(pending.reply.take().map(|reply| (reply, error)));
                 }
             }
         }
         if !overdue.is_empty() {
             tracing::error!(requests = overdue.len(), "the server did not answer within {limit:?}");
         }
-        for reply in overdue {
+        for (reply, error) in overdue {
             // A caller that no longer waits is no error.
-            let _ = reply.send(Err(Errno::ETIMEDOUT.into()));
+            let _ = reply.send(Err(error));
         }
     }
 }

@@ -9,7 +9,7 @@ use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
 use super::Mount;
-use super::core::{outcome_unknown, stale, unfitting};
+use super::core::{stale, unfitting};
 use crate::api::{AttrReply, Handle};
 use crate::error::FsResult;
 use crate::node::{FileState, Node, NodeState};
@@ -120,7 +120,7 @@ impl Mount {
                         }
                     }
                     (Ok(_), None) => file.extents_mut().clear(),
-                    (Err(error), _) if outcome_unknown(error) => file.extents_mut().clear(),
+                    (Err(error), _) if error.may_have_happened() => file.extents_mut().clear(),
                     (Err(_), _) => {}
                 }
             }

@@ -31,11 +31,6 @@ pub(crate) fn stale(error: Error) -> Error {
     if error == Errno::ENOENT { Errno::ESTALE.into() } else { error }
 }
 
-/// Whether the outcome of a change that failed so is unknown: it may have happened.
-pub(crate) fn outcome_unknown(error: &Error) -> bool {
-    matches!(error.errno(), Errno::EIO | Errno::ETIMEDOUT | Errno::ESTALE | Errno::ESHUTDOWN)
-}
-
 impl Mount {
     /// Fails with `EROFS` on a mount that is read-only.
     pub(crate) fn writable(&self) -> FsResult<()> {

@@ -60,7 +60,7 @@ impl Listing {
     }
 
     /// Whether names are missing that will be handed to the directory's cache.
-    pub(super) fn is_collecting(&self) -> bool {
+    fn is_collecting(&self) -> bool {
         self.collected.is_some()
     }
 
@@ -72,7 +72,7 @@ impl Listing {
 }
 
 /// A page as it came from the cache or the server.
-pub(super) struct Page {
+struct Page {
     entries: Vec<(Name, Link)>,
     complete: bool,
     /// The directory's epoch that the page belongs to, if its lease covered it from question to answer.
@@ -81,7 +81,7 @@ pub(super) struct Page {
 
 impl Page {
     /// The name after which the next page begins; `None` if there is none.
-    pub(super) fn last_name(&self) -> Option<Name> {
+    fn last_name(&self) -> Option<Name> {
         self.entries.last().filter(|_| !self.complete).map(|(name, _)| name.clone())
     }
 }
@@ -124,7 +124,7 @@ impl Mount {
         if cursor == 0 {
             listing.restart();
             self.note_access(&node);
-            ahead = self.note_listing(&node);
+            ahead = self.prefetch.listing_begins(&node);
         }
         let overhead = if with_attributes { ENTRY_PLUS_BYTES } else { ENTRY_BYTES };
         let mut left = max_bytes as usize;
@@ -161,7 +161,7 @@ impl Mount {
             entries.push(DirEntry { name, ino: link.ino, kind: link.kind, cursor: next, entry });
             next += 1;
         }
-        self.list_ahead(&node, ahead);
+        self.prefetch.listed(self, &node, ahead);
         Ok(entries)
     }
 
@@ -232,12 +232,7 @@ impl Mount {
     }
 
     /// One page of names after `after`.
-    pub(super) async fn page(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        after: Option<Name>,
-        with_attributes: bool,
-    ) -> FsResult<Page> {
+    async fn page(self: &Arc<Self>, node: &Arc<Node>, after: Option<Name>, with_attributes: bool) -> FsResult<Page> {
         let limit = if with_attributes { PAGE_WITH_ATTRIBUTES } else { PAGE_OF_NAMES };
         if let Some(page) = self.cached_page(node, after.as_ref(), limit, with_attributes) {
             return Ok(page);
@@ -286,9 +281,22 @@ impl Mount {
         if !worthwhile {
             return Ok(());
         }
-        self.list_whole(node).await
+        self.list_all(node).await
     }
 
+    /// Asks for all names of a directory, with attributes, and so learns which names are free in it.
+    pub(super) async fn list_all(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
+        let mut listing = Listing::default();
+        let mut after = None;
+        loop {
+            let page = self.page(node, after.clone(), true).await?;
+            collect_page(node, &mut listing, after.is_none(), &page);
+            match page.last_name() {
+                Some(last) if listing.is_collecting() => after = Some(last),
+                _ => return Ok(()),
+            }
+        }
+    }
     /// A page from the directory's cache, if all names are known, and with attributes all nodes, too.
     fn cached_page(&self, node: &Node, after: Option<&Name>, limit: u32, with_attributes: bool) -> Option<Page> {
         let (entries, complete, epoch) = {
@@ -340,7 +348,7 @@ impl Mount {
 }
 
 /// Adds a page to what is collected for the directory's cache, and hands that over when it is whole.
-pub(super) fn collect_page(node: &Node, listing: &mut Listing, from_start: bool, page: &Page) {
+fn collect_page(node: &Node, listing: &mut Listing, from_start: bool, page: &Page) {
     let Some(epoch) = page.epoch else {
         listing.collected = None;
         return;

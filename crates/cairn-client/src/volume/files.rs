@@ -62,7 +62,7 @@ impl Mount {
     fn open_locked(&self, state: &mut NodeState, ino: Ino, open_flags: i32) -> Opened {
         let keep_cache = state.open();
         let direct_io = open_flags & libc::O_APPEND != 0 && wants_to_write(open_flags);
-        let handle = self.handles.open_file(ino, state.write_errors().sequence());
+        let handle = self.handles.open_file(ino, self.prefetch.opened(), state.write_errors().sequence());
         Opened { handle, keep_cache, direct_io }
     }
 
@@ -76,7 +76,7 @@ impl Mount {
     pub(crate) fn take_error(&self, node: &Node, handle: Handle) -> FsResult<()> {
         let Some(handle) = self.handles.file(handle) else { return Ok(()) };
         let errors = node.lock().write_errors();
-        errors.since(&mut handle.state.lock().error_seen).map_or(Ok(()), |errno| Err(errno.into()))
+        errors.since(&mut handle.error_seen.lock()).map_or(Ok(()), |errno| Err(errno.into()))
     }
 
     pub(crate) async fn flush(self: &Arc<Self>, ino: Ino, handle: Handle, owner: LockOwner) -> FsResult<()> {

@@ -9,20 +9,15 @@ use parking_lot::Mutex;
 
 use super::directory::Listing;
 use crate::api::Handle;
-use crate::readahead::ReadAhead;
+use crate::prefetch::policy::streams::ReadAhead;
 
 /// An open file.
 #[derive(Debug)]
 pub(crate) struct FileHandle {
     pub ino: Ino,
-    pub state: Mutex<FileHandleState>,
-}
-
-#[derive(Debug)]
-pub(crate) struct FileHandleState {
-    pub read_ahead: ReadAhead,
+    pub read_ahead: Mutex<ReadAhead>,
     /// Number of the last write error that this handle was told of (or that was there before it).
-    pub error_seen: u64,
+    pub error_seen: Mutex<u64>,
 }
 
 /// An open directory. The listing is behind an asynchronous lock because reading it may ask the server.
@@ -37,8 +32,6 @@ pub(crate) struct Handles {
     next: AtomicU64,
     files: Mutex<HashMap<u64, Arc<FileHandle>>>,
     directories: Mutex<HashMap<u64, Arc<DirectoryHandle>>>,
-    /// Bytes that all open files have asked for in advance and not read yet.
-    read_ahead: Arc<AtomicU64>,
 }
 
 impl Handles {
@@ -46,11 +39,10 @@ impl Handles {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(crate) fn open_file(&self, ino: Ino, error_seen: u64) -> Handle {
+    pub(crate) fn open_file(&self, ino: Ino, read_ahead: ReadAhead, error_seen: u64) -> Handle {
         let number = self.number();
-        let state =
-            Mutex::new(FileHandleState { read_ahead: ReadAhead::new(Arc::clone(&self.read_ahead)), error_seen });
-        self.files.lock().insert(number, Arc::new(FileHandle { ino, state }));
+        let file = FileHandle { ino, read_ahead: Mutex::new(read_ahead), error_seen: Mutex::new(error_seen) };
+        self.files.lock().insert(number, Arc::new(file));
         Handle(number)
     }
 

@@ -10,6 +10,7 @@
 //! - Access times follow `relatime` and are sent with the next flush, and only for nodes held exclusively: a volume that
 //!   many mounts read must not have its leases recalled for the sake of access times.
 
+mod ahead;
 mod attributes;
 mod buffered;
 mod content;
@@ -19,12 +20,8 @@ mod files;
 mod handles;
 mod locks;
 mod names;
-mod neighbours;
 mod read;
-mod series;
-
 pub(crate) mod space;
-mod subtree;
 mod upkeep;
 mod warm;
 mod write;
@@ -39,7 +36,6 @@ use bytes::Bytes;
 use cairn_runtime::{MemoryBudget, MemoryShare, MemoryUse};
 use cairn_types::{AllocateMode, AttrChange, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode};
 use cairn_wire::admin::VolumeInfo;
-use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 use self::handles::Handles;
@@ -52,12 +48,12 @@ use crate::cache::fetch::Blocks;
 use crate::error::{Error, FsResult};
 use crate::held_locks::HeldLocks;
 use crate::node_cache::{Kernel, NodeCache};
-use crate::readahead::WINDOW_MAX;
+use crate::prefetch::Prefetch;
+use crate::prefetch::policy::streams::WINDOW_MAX;
 use crate::recall::{Events, Recall};
 use crate::reservation::SpaceReservation;
-use crate::session::{OpenError, Session, SessionEvents, SessionOptions};
+use crate::session::{ConnectError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
-use crate::walk::TreeWalk;
 use crate::writeback::{Journal, Recovery, Uploads, WriteBack, WriteBuffer};
 
 /// How a volume is used here.
@@ -128,7 +124,7 @@ pub type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenVolumeError {
     #[error(transparent)]
-    Session(#[from] OpenError),
+    Session(#[from] ConnectError),
     #[error(transparent)]
     DiskCache(#[from] DiskCacheError),
 }
@@ -158,7 +154,6 @@ pub(crate) struct Mount {
     pub blocks: Arc<Blocks>,
     pub space: Arc<SpaceReservation>,
     pub handles: Handles,
-    pub series: series::Series,
     pub locks: Arc<HeldLocks>,
     pub warm_jobs: warm::WarmJobs,
     pub counters: Arc<Counters>,
@@ -169,8 +164,7 @@ pub(crate) struct Mount {
     pub journal: Arc<Journal>,
     pub writeback: Arc<WriteBack>,
     pub recall: Arc<Recall>,
-    /// The walk through the tree that is going on, if one is.
-    pub tree_walk: Mutex<TreeWalk>,
+    pub prefetch: Arc<Prefetch>,
     pub closing: AtomicBool,
 }
 
@@ -196,7 +190,6 @@ impl Mount {
             Arc::clone(&nodes),
             Arc::clone(&space),
             recovery,
-            session.clone(),
             Arc::clone(&counters),
             runtime.clone(),
         ));
@@ -232,14 +225,22 @@ impl Mount {
             Arc::clone(&counters),
             runtime.clone(),
         ));
+        let blocks = Arc::new(Blocks::new(cache));
+        let prefetch = Arc::new(Prefetch::new(
+            options.read_ahead_bytes,
+            Arc::clone(&nodes),
+            Arc::clone(&blocks),
+            session.clone(),
+            Arc::clone(&counters),
+            runtime.clone(),
+        ));
         Mount {
             session: session.clone(),
             chunk_size: volume.chunk_size,
             nodes,
-            blocks: Arc::new(Blocks::new(cache)),
+            blocks,
             space,
             handles: Handles::default(),
-            series: series::Series::default(),
             locks,
             warm_jobs: warm::WarmJobs::default(),
             counters,
@@ -250,7 +251,7 @@ impl Mount {
             journal,
             writeback,
             recall,
-            tree_walk: Mutex::default(),
+            prefetch,
             closing: AtomicBool::new(false),
             options,
         }
@@ -292,7 +293,7 @@ impl Volume {
         .await?;
         let Some(mount) = made.into_inner() else {
             let reason = "the session never began".to_owned();
-            return Err(OpenError::Protocol { address: String::new(), reason }.into());
+            return Err(ConnectError::Protocol { address: String::new(), reason }.into());
         };
         if let Err(error) = mount.open_disk_cache(owner).await {
             mount.session.clone().close().await;
@@ -365,7 +366,7 @@ impl FileSystem for Volume {
     async fn lookup(&self, parent: Ino, name: Name) -> FsResult<Lookup> {
         let found = self.0.lookup(parent, name.clone()).await;
         if let Ok(Lookup::Found(entry)) = &found {
-            self.0.series.note(parent, &name, &entry.attr);
+            self.0.prefetch.looked_up(parent, &name, &entry.attr);
         }
         found
     }

@@ -11,7 +11,7 @@ use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
 
 use super::Mount;
-use super::core::{outcome_unknown, unfitting};
+use super::core::unfitting;
 use crate::api::{Caller, Entry, Lookup, Opened};
 use crate::error::FsResult;
 use crate::node::Node;
@@ -213,7 +213,7 @@ impl Mount {
                 let version = reply.attrs.iter().find(|attr| attr.ino == parent).map_or(u64::MAX, |attr| attr.version);
                 cache.change(version, name.clone(), link);
             }
-            Err(error) if !outcome_unknown(error) => {
+            Err(error) if !error.may_have_happened() => {
                 // The server knows better than the cache which names are there.
                 if matches!(error.errno(), Errno::EEXIST | Errno::ENOENT) {
                     cache.forget_name(name);

@@ -8,6 +8,7 @@ use cairn_types::{Attr, AttrChange, AttrFlags, Errno, Ino, LeaseMode, MetaOp, Ti
 use super::Mount;
 use crate::api::{Handle, WriteFlags};
 use crate::error::FsResult;
+use crate::extents::by_chunk;
 use crate::node::transfers::Transfer;
 use crate::node::{Life, Node};
 use crate::overlay::Freeze;
@@ -39,23 +40,6 @@ enum Lacking {
 fn has_privileges(attr: &Attr) -> bool {
     let set_gid = libc::S_ISGID | libc::S_IXGRP;
     attr.mode & libc::S_ISUID != 0 || attr.mode & set_gid == set_gid || attr.flags.contains(AttrFlags::HAS_CAPABILITY)
-}
-
-/// The parts of `offset..offset + length` by chunk: chunk, and offsets in it.
-pub(crate) fn by_chunk(chunk_size: u32, offset: u64, length: u64) -> impl Iterator<Item = (u32, u32, u32)> {
-    let size = u64::from(chunk_size);
-    let end = offset + length;
-    let mut cursor = offset;
-    std::iter::from_fn(move || {
-        if cursor >= end {
-            return None;
-        }
-        let chunk = cursor / size;
-        let stop = end.min((chunk + 1) * size);
-        let part = (chunk as u32, (cursor - chunk * size) as u32, (stop - chunk * size) as u32);
-        cursor = stop;
-        Some(part)
-    })
 }
 
 impl Mount {
@@ -192,18 +176,5 @@ impl Mount {
             self.writeback.flush_in_background(node, if crowded { Freeze::All } else { Freeze::FullChunks });
         }
         Ok(Lacking::Nothing)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_is_cut_at_chunk_ends() {
-        let parts: Vec<_> = by_chunk(64, 60, 80).collect();
-        assert_eq!(parts, [(0, 60, 64), (1, 0, 64), (2, 0, 12)]);
-        assert_eq!(by_chunk(64, 64, 64).collect::<Vec<_>>(), [(1, 0, 64)]);
-        assert_eq!(by_chunk(64, 10, 0).count(), 0);
     }
 }

@@ -11,12 +11,11 @@ use super::claim::FlushClaim;
 use super::dirty::DirtyFiles;
 use super::recovery::{Lost, Recovery};
 use super::upload::Part;
-use crate::error::{Error, FsResult};
+use crate::error::{Error, ErrorKind, FsResult};
 use crate::node::{FileState, Life, Node};
 use crate::node_cache::NodeCache;
 use crate::overlay::FrozenChunk;
 use crate::reservation::SpaceReservation;
-use crate::session::Session;
 use crate::stats::{Counters, add};
 use crate::timer::sleep;
 
@@ -35,7 +34,6 @@ pub(crate) struct WriteBuffer {
     nodes: Arc<NodeCache>,
     space: Arc<SpaceReservation>,
     recovery: Recovery,
-    session: Session,
     counters: Arc<Counters>,
     runtime: Runtime,
 }
@@ -47,11 +45,10 @@ impl WriteBuffer {
         nodes: Arc<NodeCache>,
         space: Arc<SpaceReservation>,
         recovery: Recovery,
-        session: Session,
         counters: Arc<Counters>,
         runtime: Runtime,
     ) -> Self {
-        WriteBuffer { files: DirtyFiles::new(budget, delay), nodes, space, recovery, session, counters, runtime }
+        WriteBuffer { files: DirtyFiles::new(budget, delay), nodes, space, recovery, counters, runtime }
     }
 
     /// Where copies of lost content go.
@@ -106,7 +103,7 @@ impl WriteBuffer {
                 part.extents.chunks(OP_EXTENTS).map(write).collect()
             }
             _ => {
-                part.outcome = Err(Errno::ESTALE.into());
+                part.outcome = Err(Error::FENCED);
                 Vec::new()
             }
         }
@@ -142,24 +139,24 @@ impl WriteBuffer {
     }
 
     /// Whether a flush that failed so is tried again.
-    pub(crate) fn is_passing(&self, node: &Node, error: &Error) -> bool {
-        match error.errno() {
-            Errno::ETIMEDOUT | Errno::EAGAIN | Errno::EINTR | Errno::ENOTCONN | Errno::ESHUTDOWN => true,
-            Errno::EIO => {
-                let status = self.session.status();
-                if status.gave_up || !status.connected {
-                    return true;
-                }
+    pub(crate) fn is_passing(node: &Node, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::TryAgain
+            | ErrorKind::TimedOut
+            | ErrorKind::Unreachable
+            | ErrorKind::OutcomeUnknown
+            | ErrorKind::Closed => true,
+            ErrorKind::Failed | ErrorKind::Damaged => {
                 let mut state = node.lock();
                 state.file_mut().is_some_and(|file| file.note_flush_failure() < FAILURES_MAX)
             }
-            _ => false,
+            ErrorKind::NotFound | ErrorKind::Refused | ErrorKind::NoSpace | ErrorKind::Fenced => false,
         }
     }
 
     pub(crate) fn flush_failed(&self, node: &Arc<Node>, error: Error) -> FsResult<()> {
         add(&self.counters.flush_failures, 1);
-        if self.is_passing(node, &error) {
+        if Self::is_passing(node, &error) {
             self.retry_later(node);
             return Err(error);
         }

@@ -54,7 +54,7 @@ impl WriteBack {
                     self.journal.hurry();
                     tokio::select! {
                         () = changed => {}
-                        () = self.session.gave_up() => return Err(Errno::EIO.into()),
+                        error = self.session.gave_up() => return Err(error),
                     }
                 }
                 continue;
@@ -66,7 +66,7 @@ impl WriteBack {
             let flushed = tokio::select! {
                 biased;
                 flushed = flush => flushed,
-                () = self.session.gave_up() => return Err(Errno::EIO.into()),
+                error = self.session.gave_up() => return Err(error),
             };
             match flushed {
                 Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>()?,
@@ -89,7 +89,7 @@ impl WriteBack {
         let flushed = tokio::select! {
             biased;
             flushed = flush => flushed,
-            () = self.session.gave_up() => return Err(Errno::EIO.into()),
+            error = self.session.gave_up() => return Err(error),
         };
         let mut outcome = match flushed {
             Ok(outcomes) => outcomes.into_iter().collect::<FsResult<()>>(),

@@ -26,7 +26,7 @@ use super::buffer::WriteBuffer;
 use super::claim::claim_locked;
 use super::entry::{Entry, Queue, Queued};
 use super::upload::Uploads;
-use crate::error::{Error, FsResult};
+use crate::error::{Error, ErrorKind, FsResult};
 use crate::node::{Node, NodeState};
 use crate::node_cache::{Kernel, NodeCache};
 use crate::overlay::Freeze;
@@ -140,7 +140,7 @@ impl Journal {
             [Some((_, name)), _] => name.to_string(),
             _ => format!("{op:?}").chars().take(40).collect(),
         };
-        if *error != Errno::ESHUTDOWN {
+        if error.kind() != ErrorKind::Closed {
             tracing::error!(name = what, ?error, "a buffered change could not be made at the server and is lost");
         }
         let made = op.made_node();
@@ -187,7 +187,7 @@ impl Journal {
             }
             tokio::select! {
                 () = progress => {}
-                () = &mut gave_up => return Err(Errno::EIO.into()),
+                error = &mut gave_up => return Err(error),
                 () = &mut limit => return Err(Errno::ETIMEDOUT.into()),
             }
         }
@@ -228,7 +228,7 @@ impl Journal {
         Some(tokio::select! {
             biased;
             outcome = outcome => outcome.unwrap_or(Err(Errno::EIO.into())),
-            () = self.session.gave_up() => Err(Errno::EIO.into()),
+            error = self.session.gave_up() => Err(error),
             () = limit => Err(Errno::ETIMEDOUT.into()),
         })
     }
@@ -254,14 +254,14 @@ impl Journal {
         let entries = self.queue.drain();
         let count = entries.len();
         for queued in entries {
-            let stale = || Err(Errno::ESTALE.into());
+            let fenced = || Err(Error::FENCED);
             match queued.entry {
                 Entry::Change { op, nodes, content } => {
                     self.buffer.release_claim(&mut { content });
-                    self.change_answered(&op, &nodes, &stale());
+                    self.change_answered(&op, &nodes, &fenced());
                 }
                 // Who no longer waits has given up.
-                Entry::Awaited { reply, .. } => drop(reply.send(stale())),
+                Entry::Awaited { reply, .. } => drop(reply.send(fenced())),
                 Entry::Sync { content, durable } => {
                     self.buffer.release_claim(&mut { content });
                     drop(durable);

@@ -4,14 +4,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cairn_types::{Errno, OpReply};
+use cairn_types::OpReply;
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use cairn_wire::message::BlobHeader;
 
+use super::buffer::WriteBuffer;
 use super::entry::{Entry, Queued};
 use super::journal::Journal;
 use super::upload::Part;
-use crate::error::FsResult;
+use crate::error::{Error, FsResult};
 use crate::session::{JournalAnswer, JournalMessage};
 use crate::stats::add;
 use crate::timer::sleep;
@@ -55,9 +56,8 @@ impl Journal {
         self.nodes.absorb(&grants, &[]);
         let mut waiting = Vec::new();
         for ((Queued { entry, .. }, part), place) in batch.into_iter().zip(brought).zip(places) {
-            let mut answer =
-                |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Errno::ESTALE.into()));
-            let mut outcome = Err(Errno::ESTALE.into());
+            let mut answer = |index: usize| results.get_mut(index).and_then(Option::take).unwrap_or(Err(Error::FENCED));
+            let mut outcome = Err(Error::FENCED);
             let mut content = Ok(());
             if let Some((changes, own)) = place {
                 if let Some(mut part) = part {
@@ -71,7 +71,7 @@ impl Journal {
                 }
                 outcome = if entry.is_sync() { Ok(OpReply::default()) } else { answer(own) };
             } else if let Some(part) = part {
-                outcome = part.outcome.clone().map_or_else(Err, |()| Err(Errno::ESTALE.into()));
+                outcome = part.outcome.clone().map_or_else(Err, |()| Err(Error::FENCED));
                 content = self.end_part(&part);
             }
             match entry {
@@ -142,7 +142,7 @@ impl Journal {
         loop {
             round = self.uploads.upload(round).await;
             let again = round.iter().any(|part| {
-                part.outcome.as_ref().is_err_and(|error| self.buffer.is_passing(&part.node, error))
+                part.outcome.as_ref().is_err_and(|error| WriteBuffer::is_passing(&part.node, error))
                     && !self.buffer.files.is_stopped()
             });
             if !again {

@@ -192,7 +192,7 @@ impl Driver {
         if known.made_here {
             match self.ask(AdminRequest::VolumeDelete { volume: known.volume.to_string() }).await {
                 Ok(_) => tracing::info!(name, volume = %known.volume, "deleted"),
-                Err(DriverError::Server(AdminError::Failed(failure))) if failure.errno == Errno::ENOENT => {}
+                Err(DriverError::Server(AdminError::Failed(error))) if error == Errno::ENOENT => {}
                 Err(error) => return Err(error),
             }
         } else {
@@ -207,7 +207,7 @@ impl Driver {
         match self.ask(AdminRequest::VolumeShow { volume: volume.to_owned() }).await {
             Ok(AdminReply::Volume(status)) => Ok(Some(status)),
             Ok(_) => Err(DriverError::Unexpected),
-            Err(DriverError::Server(AdminError::Failed(failure))) if failure.errno == Errno::ENOENT => Ok(None),
+            Err(DriverError::Server(AdminError::Failed(error))) if error == Errno::ENOENT => Ok(None),
             Err(error) => Err(error),
         }
     }

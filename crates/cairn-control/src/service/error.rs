@@ -71,6 +71,9 @@ pub enum ServiceError {
 }
 
 impl ServiceError {
+    /// What the outside is told of every internal failure.
+    pub const INTERNAL: &str = "the server could not do it; its log says why";
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             ServiceError::NotFound { .. } => ErrorKind::NotFound,
@@ -116,11 +119,7 @@ impl ServiceError {
     /// The sentence for the client. Of the server's own trouble it learns only that there is some: paths and the like are
     /// for the log.
     pub fn public_message(&self) -> String {
-        if self.kind() == ErrorKind::Internal {
-            "internal error; see the server's log".to_owned()
-        } else {
-            self.to_string()
-        }
+        if self.kind() == ErrorKind::Internal { Self::INTERNAL.to_owned() } else { self.to_string() }
     }
 
     pub(crate) fn invalid(sentence: impl Into<String>) -> Self {

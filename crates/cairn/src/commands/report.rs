@@ -67,6 +67,9 @@ pub(crate) fn json(volume: &WeakVolume, mount: &Weak<Mount>, emulation: &Emulati
         }
     }
     if let Some(mount) = mount.upgrade() {
+        for (kind, count) in mount.statistics().errors() {
+            report.insert(format!("errors_{}", kind.name()), count.into());
+        }
         for operation in mount.statistics().snapshot() {
             let name = operation.name.to_ascii_lowercase();
             let mean = operation.total_time.as_secs_f64() * 1e6 / operation.count.max(1) as f64;

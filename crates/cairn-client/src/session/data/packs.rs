@@ -122,7 +122,7 @@ pub(super) async fn read(inner: &Arc<Inner>, ranges: &[BlobRange]) -> Option<Vec
     let request = Request::LocateBlobs(ranges.to_vec());
     let Ok((Answer::Places(places), _)) = pool::transfer(inner, &request, &[], 0, None).await else { return None };
     let fits = places.len() == ranges.len()
-        && places.iter().zip(ranges).all(|(place, range)| covers(&place.part, range) && place.end().is_some());
+        && places.iter().zip(ranges).all(|(place, range)| covers(&place.part, range) && end_of(place).is_some());
     if !fits {
         return None;
     }
@@ -209,10 +209,10 @@ async fn make_link(inner: &Arc<Inner>, generation: u64) -> Result<PackLink, Stri
 }
 
 async fn exchange(link: &mut PackLink, pack: u32) -> Result<Option<Arc<File>>, String> {
-    let said = |error: cairn_wire::FrameError| error.to_string();
-    link.writer.write(FrameKind::Request, 0, &Request::OpenPack { pack }, &[]).await.map_err(said)?;
-    let frame = link.reader.read().await.map_err(said)?;
-    let response: Response = frame.expect(FrameKind::Response).map_err(said)?;
+    let reason = |error: cairn_wire::FrameError| error.to_string();
+    link.writer.write(FrameKind::Request, 0, &Request::OpenPack { pack }, &[]).await.map_err(reason)?;
+    let frame = link.reader.read().await.map_err(reason)?;
+    let response: Response = frame.expect(FrameKind::Response).map_err(reason)?;
     let descriptor = link.descriptors.lock().pop_front();
     match (response, descriptor) {
         (Ok(_), Some(descriptor)) => Ok(Some(Arc::new(File::from(descriptor)))),
@@ -221,14 +221,9 @@ async fn exchange(link: &mut PackLink, pack: u32) -> Result<Option<Arc<File>>, S
     }
 }
 
-trait Extent {
-    fn end(&self) -> Option<u64>;
-}
-
-impl Extent for BlobPlacement {
-    fn end(&self) -> Option<u64> {
-        self.position.checked_add(u64::from(self.part.length))
-    }
+/// Position behind the last byte; `None` if no file is so long.
+fn end_of(place: &BlobPlacement) -> Option<u64> {
+    place.position.checked_add(u64::from(place.part.length))
 }
 
 /// Reads all of it, what lies together at once. `None` if anything is missing or does not match.
@@ -237,10 +232,10 @@ fn read_places(places: Vec<BlobPlacement>, files: &HashMap<u32, Arc<File>>) -> O
     let mut places = VecDeque::from(places);
     while let Some(first) = places.front() {
         let (pack, start) = (first.pack, first.position);
-        let mut end = first.end()?;
+        let mut end = end_of(first)?;
         let mut count = 1;
         for next in places.iter().skip(1) {
-            let next_end = next.end()?;
+            let next_end = end_of(next)?;
             let near = next.pack == pack && next.position >= end && next.position - end <= GAP_MAX;
             if !near || next_end - start > RUN_MAX {
                 break;

@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 
 use super::super::breaker::{Breaker, TripOnDrop};
 use super::super::pending::Phase;
-use super::super::{Inner, OpenError};
+use super::super::{ConnectError, Inner};
 use crate::connect::{Reader, Writer, connect};
-use crate::error::{Error, FsResult};
+use crate::error::{Error, ErrorKind, FsResult};
 
 /// Pauses before a transfer is tried again double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -84,8 +84,8 @@ impl Drop for Load<'_> {
 /// travel. With `generation`, the session must still be that one.
 ///
 /// # Errors
-/// `EIO` if the server cannot be reached for too long, `ETIMEDOUT` if it does not answer, `ESTALE` if the session was
-/// fenced, `ESHUTDOWN` if it was closed; the server's own.
+/// [`ErrorKind::Unreachable`] if the server cannot be reached for too long, [`ErrorKind::TimedOut`] if it does not
+/// answer, [`ErrorKind::Fenced`] if the session was, [`ErrorKind::Closed`] if it was closed; the server's own.
 pub(super) async fn transfer(
     inner: &Arc<Inner>,
     request: &Request,
@@ -98,7 +98,7 @@ pub(super) async fn transfer(
     loop {
         until_connected(inner).await?;
         if generation.is_some_and(|generation| generation != inner.generation()) {
-            return Err(Errno::ESTALE.into());
+            return Err(Error::FENCED);
         }
         let slot = inner.data.pick();
         let load = Load::new(slot, expected.max(1));
@@ -106,9 +106,10 @@ pub(super) async fn transfer(
             let answer = tokio::select! {
                 answer = link.exchange(request, bulk) => answer,
                 () = inner.sleep(inner.answer_limit()) => {
-                    tracing::error!("the server did not answer a transfer within {:?}", inner.answer_limit());
+                    let reason = format!("the server did not answer a transfer within {:?}", inner.answer_limit());
+                    tracing::error!("{reason}");
                     link.breaker.trip();
-                    return Err(Errno::ETIMEDOUT.into());
+                    return Err(Error::new(ErrorKind::TimedOut, Errno::ETIMEDOUT).because(reason));
                 }
             };
             if let Some((response, bulk)) = answer {
@@ -117,8 +118,9 @@ pub(super) async fn transfer(
         }
         drop(load);
         if started.elapsed() > inner.options.give_up_after {
-            tracing::error!("no data connection to the server for {:?}", inner.options.give_up_after);
-            return Err(Errno::EIO.into());
+            let reason = format!("no data connection to the server for {:?}", inner.options.give_up_after);
+            tracing::error!("{reason}");
+            return Err(Error::UNREACHABLE.because(reason));
         }
         inner.sleep(pause).await;
         pause = (pause * 2).min(PAUSE_LAST);
@@ -127,11 +129,9 @@ pub(super) async fn transfer(
 
 async fn until_connected(inner: &Inner) -> FsResult<()> {
     let mut phase = inner.phase.subscribe();
-    match phase.wait_for(|phase| *phase != Phase::Reconnecting).await.map(|phase| *phase) {
-        Ok(Phase::Connected) => Ok(()),
-        Ok(Phase::Closed) => Err(Errno::ESHUTDOWN.into()),
-        _ => Err(Errno::EIO.into()),
-    }
+    // The sender lies beside: it is never gone.
+    let _ = phase.wait_for(|phase| *phase != Phase::Reconnecting).await;
+    inner.state.lock().refuses().map_or(Ok(()), Err)
 }
 
 /// The slot's connection, made if need be. `None` if there is none now and it is worth trying again.
@@ -157,7 +157,7 @@ async fn make_link(inner: &Arc<Inner>) -> FsResult<Option<Arc<DataLink>>> {
     let purpose = Purpose::Data { session: resume.session, secret: resume.secret };
     let connection = match connect(&inner.options.connect, purpose).await {
         Ok(connection) => connection,
-        Err(OpenError::Refused(refusal)) => {
+        Err(ConnectError::Refused(refusal)) => {
             tracing::debug!(%refusal, "no data connection");
             return match refusal.kind {
                 RefusalKind::Busy => Ok(None),
@@ -166,7 +166,7 @@ async fn make_link(inner: &Arc<Inner>) -> FsResult<Option<Arc<DataLink>>> {
                     inner.breaker.lock().trip();
                     Ok(None)
                 }
-                _ => Err(Errno::EIO.into()),
+                _ => Err(Error::from(Errno::EIO).because(refusal.message)),
             };
         }
         Err(error) => {
@@ -175,8 +175,9 @@ async fn make_link(inner: &Arc<Inner>) -> FsResult<Option<Arc<DataLink>>> {
         }
     };
     if !matches!(connection.welcome.detail, WelcomeDetail::Data) {
-        tracing::error!("the server took a data connection for another kind");
-        return Err(Errno::EIO.into());
+        let reason = "the server took a data connection for another kind";
+        tracing::error!("{reason}");
+        return Err(Error::from(Errno::EIO).because(reason));
     }
     let link = Arc::new(DataLink {
         writer: tokio::sync::Mutex::new(connection.writer),
@@ -223,7 +224,13 @@ impl DataLink {
                     guard.disarm();
                     tracing::error!(%error, "a transfer cannot be sent");
                     self.waiting.lock().answers.remove(&correlation);
-                    return Some((Err(Failure::from(Errno::EIO)), Bytes::new()));
+                    return Some((
+                        Err(Failure {
+                            errno: Errno::EIO,
+                            message: "the request cannot be sent to the server".to_owned(),
+                        }),
+                        Bytes::new(),
+                    ));
                 }
                 Err(_) => return None,
             }

@@ -6,6 +6,7 @@ use cairn_wire::Request;
 use cairn_wire::message::{Answer, BlobHeader, BlobPart, BlobRange};
 
 use super::fake::{FakeServer, Peer, Script, soon};
+use crate::error::{Error, ErrorKind};
 
 fn content() -> Bytes {
     Bytes::from((0..40_000u32).map(|byte| (byte % 251) as u8).collect::<Vec<_>>())
@@ -56,7 +57,9 @@ async fn lasting_damage_is_an_error_and_reported() {
         let (number, _) = data.request().await;
         send_part(&mut data, number, true).await;
     }
-    assert_eq!(soon(reader).await.expect("task"), Err(Errno::EIO.into()));
+    let error = soon(reader).await.expect("task").expect_err("damaged");
+    assert_eq!(error, Error::new(ErrorKind::Damaged, Errno::EIO));
+    assert!(error.to_string().contains("cairn fsck --data models"), "{error}");
     assert_eq!(control.request().await.1, Request::ReportDamage { blob: BlobId(8), offset: 16_384 });
 }
 

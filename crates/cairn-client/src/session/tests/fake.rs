@@ -253,6 +253,10 @@ impl Peer {
         self.respond(correlation, Err(Failure::from(errno)), &[]).await;
     }
 
+    pub(super) async fn fail_because(&mut self, correlation: u64, errno: Errno, message: &str) {
+        self.respond(correlation, Err(Failure { errno, message: message.into() }), &[]).await;
+    }
+
     /// Answers a call or a journal batch whose first change got `order`.
     pub(super) async fn applied(&mut self, correlation: u64, order: u64, count: u64) {
         let applied =

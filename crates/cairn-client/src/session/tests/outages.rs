@@ -7,6 +7,7 @@ use cairn_wire::message::{Answer, Applied, Grant, OpNumber, QueryAnswer, Replay,
 use cairn_wire::{Push, Query, QueryReply, RefusalKind, Request};
 
 use super::fake::{Event, FakeServer, Peer, Script, change, soon, until};
+use crate::error::{Error, ErrorKind};
 use crate::session::{Held, Session};
 
 fn usage() -> Answer {
@@ -109,16 +110,20 @@ async fn an_absent_server_fails_requests_after_a_while_and_is_welcome_back() {
     drop(peer);
     let started = Instant::now();
     let outcome = soon(caller).await.expect("task");
-    assert_eq!(outcome, Err(Errno::EIO.into()));
-    soon(session.gave_up()).await;
+    let unknown = Error::new(ErrorKind::OutcomeUnknown, Errno::EIO);
+    assert_eq!(outcome, Err(unknown), "it was sent, so it may have happened");
+    let error = outcome.expect_err("given up");
+    assert!(error.to_string().starts_with("the server could not be reached for"), "{error}");
+    assert_eq!(soon(session.gave_up()).await, Error::UNREACHABLE);
+    assert_eq!(session.call(change(1)).await.map(|_| ()), Err(Error::UNREACHABLE), "it was never sent");
     let writer = tokio::spawn({
         let session = session.clone();
         async move { session.journal(vec![change(2)], session.generation()).await.0 }
     });
     assert!(started.elapsed() >= Duration::from_millis(150), "not before the limit");
     let started = Instant::now();
-    assert_eq!(session.query(Query::Usage).await, Err(Errno::EIO.into()));
-    assert_eq!(session.new_ino().await, Err(Errno::EIO.into()));
+    assert_eq!(session.query(Query::Usage).await, Err(Error::UNREACHABLE));
+    assert_eq!(session.new_ino().await, Err(Error::UNREACHABLE));
     assert_eq!(session.read_blobs(vec![]).await, Ok(vec![]));
     assert!(started.elapsed() < Duration::from_millis(100), "at once from now on");
     assert!(session.status().gave_up);
@@ -167,8 +172,8 @@ async fn a_fenced_session_is_replaced() {
             assert!(peer.resumed().is_some());
             peer.refuse(RefusalKind::SessionGone, "fenced").await;
         }
-        assert_eq!(soon(caller).await.expect("task"), Err(Errno::ESTALE.into()));
-        assert_eq!(soon(writer).await.expect("task"), [Err(Errno::ESTALE.into())]);
+        assert_eq!(soon(caller).await.expect("task"), Err(Error::FENCED));
+        assert_eq!(soon(writer).await.expect("task"), [Err(Error::FENCED)]);
         assert!(recorder.has(&Event::Fenced));
         assert!(!session.leases_valid(), "not even if time is left");
         assert_eq!(session.generation(), 1);
@@ -224,7 +229,18 @@ async fn a_hard_refusal_ends_the_wait_at_once() {
         async move { session.call(change(1)).await.map(|_| ()) }
     });
     let _ = peer.request().await;
+    let asker = tokio::spawn({
+        let session = session.clone();
+        async move { session.query(Query::Usage).await.map(|_| ()) }
+    });
+    let _ = peer.request().await;
     drop(peer);
     server.accept().await.refuse(RefusalKind::NotAllowed, "the key was revoked").await;
-    assert_eq!(soon(caller).await.expect("task"), Err(Errno::EIO.into()));
+    let changed = soon(caller).await.expect("task").expect_err("given up");
+    let asked = soon(asker).await.expect("task").expect_err("given up");
+    assert_eq!((changed.kind(), asked.kind()), (ErrorKind::OutcomeUnknown, ErrorKind::Unreachable));
+    for error in [changed, asked, session.sync().await.expect_err("refused")] {
+        assert_eq!(error, Errno::EIO);
+        assert_eq!(error.to_string(), "the key was revoked");
+    }
 }

@@ -9,7 +9,8 @@ use cairn_wire::message::{Answer, LeaseReturn, QueryAnswer, Usage};
 use cairn_wire::{Push, Query, QueryReply, RefusalKind, Request};
 
 use super::fake::{Event, FakeServer, Script, change, soon, until};
-use crate::session::{OpenError, Session};
+use crate::error::{Error, ErrorKind};
+use crate::session::{ConnectError, Session};
 
 fn usage() -> Answer {
     Answer::Query(QueryReply { answer: QueryAnswer::Usage(Usage::default()), grants: vec![] })
@@ -100,7 +101,7 @@ async fn a_failed_batch_gives_its_error_for_each_change() {
     let writer = tokio::spawn(async move { session.journal(vec![change(1), change(2)], session.generation()).await.0 });
     let (number, _) = peer.request().await;
     peer.fail(number, Errno::ESTALE).await;
-    assert_eq!(soon(writer).await.expect("task"), [Err(Errno::ESTALE.into()), Err(Errno::ESTALE.into())]);
+    assert_eq!(soon(writer).await.expect("task"), [Err(Error::FENCED), Err(Error::FENCED)]);
 }
 
 #[tokio::test]
@@ -152,7 +153,8 @@ async fn a_server_that_does_not_answer_is_not_waited_for_without_end() {
         let next = peer.request().await;
         (peer, number, next)
     });
-    assert_eq!(soon(caller).await.expect("task"), Err(Errno::ETIMEDOUT.into()));
+    let unknown = Error::new(ErrorKind::OutcomeUnknown, Errno::ETIMEDOUT);
+    assert_eq!(soon(caller).await.expect("task"), Err(unknown));
     // The change may still happen, so it is not forgotten. (A renewal may be pending beside it for a moment.)
     until(|| session.status().pending == 1).await;
     let asker = tokio::spawn(async move { session.query(Query::Usage).await.map(|_| ()) });
@@ -215,7 +217,7 @@ async fn closing_says_goodbye_and_fails_what_comes_later() {
     peer.answer(number, Answer::Done).await;
     soon(closing).await.expect("task");
     assert!(soon(peer.reader.read()).await.is_err(), "the connection is closed");
-    assert_eq!(soon(session.query(Query::Usage)).await, Err(Errno::ESHUTDOWN.into()));
+    assert_eq!(soon(session.query(Query::Usage)).await, Err(Error::CLOSED));
     assert!(!session.leases_valid());
     until(|| Arc::strong_count(&recorder) == 1).await;
 }
@@ -243,10 +245,46 @@ async fn what_is_wrong_when_opening_is_said_in_a_sentence() {
         server.accept().await.refuse(RefusalKind::Busy, "starting").await;
         server.accept().await.refuse(RefusalKind::UnknownVolume, "there is no volume \"models\"").await;
     });
-    assert!(matches!(&outcome, Err(OpenError::Refused(_))));
+    assert!(matches!(&outcome, Err(ConnectError::Refused(_))));
     assert_eq!(outcome.err().expect("refused").to_string(), "there is no volume \"models\"");
     server.vanish();
     let error = open().await.err().expect("nobody there");
-    assert!(matches!(error, OpenError::Unreachable { .. }));
+    assert!(matches!(error, ConnectError::Unreachable { .. }));
     assert!(error.to_string().contains("cairn serve"), "{error}");
+}
+
+#[tokio::test]
+async fn what_the_server_says_of_a_failure_reaches_the_caller() {
+    let server = FakeServer::new();
+    let (session, mut peer, _) = server.open(server.options(), Script::default()).await;
+    for (errno, kind) in [
+        (Errno::EACCES, ErrorKind::Refused),
+        (Errno::ENOENT, ErrorKind::NotFound),
+        (Errno::EDQUOT, ErrorKind::NoSpace),
+        (Errno::EAGAIN, ErrorKind::TryAgain),
+        (Errno::ESTALE, ErrorKind::Fenced),
+        (Errno::EIO, ErrorKind::Failed),
+    ] {
+        let caller = tokio::spawn({
+            let session = session.clone();
+            async move { session.call(change(1)).await.map(|_| ()) }
+        });
+        let (number, _) = peer.request().await;
+        peer.fail_because(number, errno, "the disk of the server is on fire").await;
+        let error = soon(caller).await.expect("task").expect_err("failed");
+        assert_eq!(error, Error::new(kind, errno));
+        assert_eq!(error.to_string(), "the disk of the server is on fire");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_another_kind_is_an_error() {
+    let server = FakeServer::new();
+    let (session, mut peer, _) = server.open(server.options(), Script::default()).await;
+    let asker = tokio::spawn(async move { session.query(Query::Usage).await.map(|_| ()) });
+    let (number, _) = peer.request().await;
+    peer.answer(number, Answer::Done).await;
+    let error = soon(asker).await.expect("task").expect_err("unexpected");
+    assert_eq!(error.kind(), ErrorKind::Failed);
+    assert!(error.sentence().is_some());
 }

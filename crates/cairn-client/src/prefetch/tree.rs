@@ -1,15 +1,13 @@
-//! A walk through a tree: the directories that it will come to are listed ahead of it, and their small files fetched.
+//! Which directories to list ahead of a walk through a tree: those in the one that is being listed, then those that follow it
+//! in its parent. Both are read from the caches alone.
 //!
-//! When and how far is decided in [`crate::walk::TreeWalk`]; here the directories are found: those in the one that is being listed, then
-//! those that follow it in its parent. Both are read from the caches alone.
+//! When and how far is decided in [`super::policy::tree`].
 
 use std::sync::Arc;
 
 use cairn_types::{FileKind, Ino, LeaseMode, Name};
 
-use super::Mount;
-use super::directory::{Listing, collect_page};
-use crate::error::FsResult;
+use super::{Ask, Prefetch};
 use crate::node::{Node, Place};
 
 /// Directories with more entries are not listed ahead.
@@ -17,15 +15,15 @@ const ENTRIES_MAX: u64 = 1000;
 /// Files whose contents are fetched along with a listing, at most.
 const FILES_MAX: u32 = 256;
 
-impl Mount {
-    /// The listing of a directory begins.
-    pub(super) fn note_listing(&self, node: &Node) -> u32 {
+impl Prefetch {
+    /// The listing of a directory begins. How many directories to list ahead once it has been answered.
+    pub(crate) fn listing_begins(&self, node: &Node) -> u32 {
         let parent = node.lock().place().map(|place| place.parent);
-        self.tree_walk.lock().listed(node.ino, parent)
+        self.tree.lock().listed(node.ino, parent)
     }
 
-    /// Lists up to `window` directories ahead of a walk that has come to this one.
-    pub(super) fn list_ahead(self: &Arc<Self>, node: &Arc<Node>, window: u32) {
+    /// The listing was answered: lists up to `window` directories ahead of the walk that has come to this one.
+    pub(crate) fn listed(self: &Arc<Self>, ask: &Arc<impl Ask>, node: &Arc<Node>, window: u32) {
         if window == 0 {
             return;
         }
@@ -34,7 +32,7 @@ impl Mount {
             let names = state.directory().and_then(|cache| cache.listing(None));
             names.map_or(0, |names| names.filter(|(_, link)| link.kind == FileKind::Regular).count())
         };
-        self.tree_walk.lock().saw_files(u32::try_from(files).unwrap_or(u32::MAX));
+        self.tree.lock().saw_files(u32::try_from(files).unwrap_or(u32::MAX));
         let mut candidates = self.directories_in(node, None, window);
         let place = node.lock().place().cloned();
         if let Some(Place { parent, name }) = place
@@ -43,15 +41,15 @@ impl Mount {
             candidates.extend(self.directories_in(&parent, Some(&name), window));
         }
         for directory in candidates {
-            if self.tree_walk.lock().list_ahead(directory.ino) {
-                let shared = Arc::clone(self);
-                self.runtime.spawn(async move {
-                    if let Err(errno) = shared.list_whole(&directory).await {
-                        tracing::debug!(ino = %directory.ino, ?errno, "listing ahead failed");
+            if self.tree.lock().list_ahead(directory.ino) {
+                let (prefetch, ask) = (Arc::clone(self), Arc::clone(ask));
+                self.fetching.runtime.spawn(async move {
+                    if let Err(error) = ask.list(&directory).await {
+                        tracing::debug!(ino = %directory.ino, ?error, "listing ahead failed");
                         return;
                     }
-                    if shared.tree_walk.lock().reads_contents() {
-                        shared.fetch_contents_of(&directory, FILES_MAX);
+                    if prefetch.tree.lock().reads_contents() {
+                        prefetch.fetch_contents_of(&directory, FILES_MAX);
                     }
                 });
             }
@@ -77,19 +75,5 @@ impl Mount {
             small && !known && !state.is_ahead() && self.nodes.usable(&state, LeaseMode::Shared)
         };
         nodes.filter(unknown).collect()
-    }
-
-    /// Asks for all names of a directory, with attributes, and so learns which names are free in it.
-    pub(super) async fn list_whole(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
-        let mut listing = Listing::default();
-        let mut after = None;
-        loop {
-            let page = self.page(node, after.clone(), true).await?;
-            collect_page(node, &mut listing, after.is_none(), &page);
-            match page.last_name() {
-                Some(last) if listing.is_collecting() => after = Some(last),
-                _ => return Ok(()),
-            }
-        }
     }
 }

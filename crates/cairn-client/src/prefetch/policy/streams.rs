@@ -181,6 +181,8 @@ impl ReadAhead {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const KIB: u64 = 1024;
@@ -297,6 +299,33 @@ mod tests {
                 assert!(range.end <= size && range.start < range.end);
             }
             assert_eq!(ahead.take_end(size), index == 1, "told once, when the first window reaches the end");
+        }
+    }
+
+    proptest! {
+        /// Whatever programs read: what is fetched ahead lies inside the file, is in no window larger than was read
+        /// [`REACH`] times, and keeps to the budget, beyond which a file has its smallest windows only.
+        #[test]
+        fn windows_keep_to_the_budget_and_to_what_was_read(
+            reads in prop::collection::vec((0u64..600, 1u64..4, any::<bool>()), 1..400),
+            budget in 0u64..64,
+        ) {
+            let budget = budget * WINDOW_MIN;
+            let size = 500 * STEP;
+            let mut ahead = ReadAhead::default();
+            let mut read = 0;
+            for (place, steps, waited) in reads {
+                let (offset, length) = (place.min(499) * STEP, steps * STEP);
+                read += length;
+                if let Some(range) = ahead.note(offset, length, size, WINDOW_MAX, budget) {
+                    prop_assert!(range.start < range.end && range.end <= size);
+                    prop_assert!(range.end - range.start <= (read * REACH).min(budget.max(WINDOW_MIN)).min(WINDOW_MAX));
+                }
+                prop_assert_eq!(ahead.counted, ahead.total.load(Ordering::Relaxed));
+                if waited {
+                    ahead.waited(offset);
+                }
+            }
         }
     }
 }

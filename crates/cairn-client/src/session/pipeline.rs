@@ -1,12 +1,12 @@
-//! Content, the changes that refer to it, and a flush, sent without a pause: one flight instead of three.
+//! Content, the changes that refer to it, and a sync, sent back to back: one round trip instead of three.
 
 use bytes::Bytes;
-use cairn_types::{Errno, MetaOp, OpReply};
+use cairn_types::{MetaOp, OpReply};
 use cairn_wire::Request;
 use cairn_wire::message::{Answer, BlobHeader, Grant};
 
 use super::outgoing::{Draft, Ticket};
-use super::{Session, unfitting};
+use super::{Session, unexpected};
 use crate::error::{Error, FsResult};
 
 impl Session {
@@ -18,7 +18,7 @@ impl Session {
         let blobs = (!headers.is_empty()).then_some(Draft::Blobs { headers, bytes, generation });
         let changes = (count > 0).then_some(Draft::Journal { ops, generation });
         let sync = sync.then_some(Draft::Plain(Request::Sync));
-        let [blobs, changes, sync] = self.inner.request_together([blobs, changes, sync]).await;
+        let [blobs, changes, sync] = self.inner.request_pipelined([blobs, changes, sync]).await;
         let mut answer = JournalAnswer { blobs: Ok(()), results: Vec::new(), grants: Vec::new(), durable: None };
         answer.durable = sync.map(|ticket| Durable { ticket });
         if let Some(ticket) = changes {
@@ -38,9 +38,9 @@ async fn answered(ticket: FsResult<Ticket>) -> FsResult<Answer> {
 pub(super) fn journal_results(answer: FsResult<Answer>, count: usize) -> (Vec<FsResult<OpReply>>, Vec<Grant>) {
     match answer {
         Ok(Answer::Applied { applied, grants }) if applied.len() == count => {
-            (applied.into_iter().map(|applied| applied.result.map_err(Error::from)).collect(), grants)
+            (applied.into_iter().map(|applied| applied.result.map_err(Error::from_server)).collect(), grants)
         }
-        Ok(other) => (vec![Err(unfitting::<()>(&other).err().unwrap_or(Errno::EIO.into())); count], Vec::new()),
+        Ok(other) => (vec![Err(unexpected(&other)); count], Vec::new()),
         Err(errno) => (vec![Err(errno); count], Vec::new()),
     }
 }
@@ -76,7 +76,7 @@ impl Durable {
     pub async fn wait(self) -> FsResult<()> {
         match answered(self.ticket).await? {
             Answer::Durable { .. } => Ok(()),
-            other => unfitting(&other),
+            other => Err(unexpected(&other)),
         }
     }
 }

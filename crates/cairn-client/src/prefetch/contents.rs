@@ -1,46 +1,39 @@
-//! Small files that are read one after the other: the contents of those that follow are fetched along, and those of directories
-//! that a walk will come to ([`super::subtree`]).
+//! Which small files to fetch: those that follow the one that is read, and those of a directory that a walk will come to.
 //!
-//! Which and how many is decided in [`crate::walk`]; here the files are found. Only what is known under leases is looked
+//! How many is decided in [`super::policy::contents`]; here the files are found. Only what is known under leases is looked
 //! at, nothing is asked for but contents: names, attributes and extents came with the listing.
 
 use std::sync::Arc;
 
 use cairn_types::{FileKind, Ino, LeaseMode, Name};
 
-use super::Mount;
-use super::read::{Origin, Plan};
-use crate::cache::BLOCK;
+use super::{Prefetch, SMALL};
 use crate::cache::fetch::Want;
 use crate::node::{Node, Place};
+use crate::read_plan::{Origin, Plan, missing_in, plan};
 use crate::stats::add;
 
-/// Files up to this size, in bytes, count as small.
-const SMALL: u64 = BLOCK as u64;
 /// Most bytes that are fetched along at once.
 const BYTES_MAX: u64 = 1024 * 1024;
 /// How many known names are looked at for each file that is fetched: others may be large, or here already.
 const LOOKED_AT: usize = 8;
 
-impl Mount {
-    /// A file of `size` bytes is read from its beginning, from `parts`: begins to fetch what is missing of it together
-    /// with the files that will be read next.
-    pub(super) fn fetch_neighbours(&self, node: &Arc<Node>, size: u64, parts: &[Origin]) {
-        if size > SMALL {
-            return;
-        }
+impl Prefetch {
+    /// A small file is read from its beginning, from `parts`: begins to fetch what is missing of it together with the files
+    /// that will be read next.
+    pub(super) fn fetch_small_files(&self, node: &Arc<Node>, parts: &[Origin]) {
         let parent = node.lock().place().map(|place| place.parent);
-        self.tree_walk.lock().read(parent);
-        let mut wants = self.missing(parts);
-        let along = self.neighbours(node, wants.is_empty());
+        self.tree.lock().read(parent);
+        let mut wants = missing_in(parts, self.blocks.cache());
+        let along = self.files_after(node, wants.is_empty());
         if !along.is_empty() {
             wants.extend(along);
-            self.blocks.fetch(&self.fetch_context(), &wants);
+            self.blocks.fetch(&self.fetching, &wants);
         }
     }
 
     /// What to fetch besides a file whose content is here (`hit`) or not.
-    fn neighbours(&self, node: &Arc<Node>, hit: bool) -> Vec<Want> {
+    fn files_after(&self, node: &Arc<Node>, hit: bool) -> Vec<Want> {
         let place = node.lock().place().cloned();
         let Some(Place { parent, name }) = place else { return Vec::new() };
         let Some(directory) = self.nodes.table.get(parent) else { return Vec::new() };
@@ -58,7 +51,7 @@ impl Mount {
     }
 
     /// Begins to fetch the contents of the first files of a directory, up to `most`.
-    pub(super) fn fetch_contents_of(self: &Arc<Self>, directory: &Arc<Node>, most: u32) {
+    pub(super) fn fetch_contents_of(&self, directory: &Arc<Node>, most: u32) {
         let candidates: Vec<(Name, Ino)> = {
             let state = directory.lock();
             let Some(names) = state.directory().and_then(|cache| cache.listing(None)) else { return };
@@ -66,7 +59,7 @@ impl Mount {
             files.take(most as usize * LOOKED_AT).map(|(name, link)| (name.clone(), link.ino)).collect()
         };
         let wants = self.contents_of(directory, candidates, most);
-        self.blocks.fetch(&self.fetch_context(), &wants);
+        self.blocks.fetch(&self.fetching, &wants);
     }
 
     /// What is missing here of the first `count` of these files for which that is anything.
@@ -88,8 +81,8 @@ impl Mount {
         if let Some(cache) = directory.lock().directory_mut() {
             cache.contents.fetched(&names);
         }
-        add(&self.counters.files_read_ahead, names.len() as u64);
-        add(&self.counters.bytes_read_ahead, bytes);
+        add(&self.fetching.counters.files_read_ahead, names.len() as u64);
+        add(&self.fetching.counters.bytes_read_ahead, bytes);
         wants
     }
 
@@ -100,8 +93,8 @@ impl Mount {
         if !state.attr().is_some_and(|attr| attr.size > 0 && attr.size <= SMALL) {
             return Vec::new();
         }
-        match self.plan(&state, 0, SMALL) {
-            Ok(Plan::Ready { parts, .. }) => self.missing(&parts),
+        match plan(&self.nodes, &state, 0, SMALL) {
+            Ok(Plan::Ready { parts, .. }) => missing_in(&parts, self.blocks.cache()),
             _ => Vec::new(),
         }
     }

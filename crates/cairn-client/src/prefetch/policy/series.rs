@@ -1,22 +1,15 @@
-//! The next file of a numbered series (`model-00001-of-00030.safetensors`) is begun before the last one ends.
+//! Numbered series of large files (`model-00001-of-00030.safetensors`): which file may come after one.
 //!
 //! Names are remembered for large files with a number in them alone. Which number counts is found out by asking which
 //! next name exists.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
-use cairn_types::{Attr, FileKind, Ino, LeaseMode, Name};
+use cairn_types::{Ino, Name};
 use lru::LruCache;
-use parking_lot::Mutex;
-
-use super::Mount;
-use crate::api::Lookup;
 
 /// Smaller files are read before it would pay, in bytes.
 const SIZE_MIN: u64 = 16 * 1024 * 1024;
-/// What is fetched of the next file, in bytes, unless the memory cache is small.
-const BEGINNING: u64 = 16 * 1024 * 1024;
 /// Files that are remembered.
 const FILES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Digits of a number: beyond that it is a hash or a date.
@@ -24,20 +17,27 @@ const DIGITS_MAX: usize = 9;
 
 /// Where large numbered files are.
 #[derive(Debug)]
-pub(crate) struct Series(Mutex<LruCache<Ino, (Ino, Name)>>);
+pub(crate) struct Series(LruCache<Ino, (Ino, Name)>);
 
 impl Default for Series {
     fn default() -> Self {
-        Series(Mutex::new(LruCache::new(FILES)))
+        Series(LruCache::new(FILES))
     }
 }
 
 impl Series {
-    /// A name was looked up.
-    pub(super) fn note(&self, parent: Ino, name: &Name, attr: &Attr) {
-        if attr.kind == FileKind::Regular && attr.size >= SIZE_MIN && name.as_bytes().iter().any(u8::is_ascii_digit) {
-            self.0.lock().put(attr.ino, (parent, name.clone()));
+    /// A name of a file of `size` bytes was looked up.
+    pub(crate) fn looked_up(&mut self, parent: Ino, name: &Name, ino: Ino, size: u64) {
+        if size >= SIZE_MIN && name.as_bytes().iter().any(u8::is_ascii_digit) {
+            self.0.put(ino, (parent, name.clone()));
         }
+    }
+
+    /// A file was read to its end: the directory it is in, and the names of those that may come after it.
+    pub(crate) fn after(&mut self, ino: Ino) -> Option<(Ino, Vec<Name>)> {
+        let (parent, name) = self.0.get(&ino)?;
+        let names = next_names(name.as_bytes());
+        Some((*parent, names.into_iter().filter_map(|name| Name::new(&name).ok()).collect()))
     }
 }
 
@@ -59,30 +59,6 @@ fn next_names(name: &[u8]) -> Vec<Vec<u8>> {
     names
 }
 
-impl Mount {
-    /// A stream is about to end at the end of `ino`: fetches the beginning of the file that comes after it, if there is one.
-    pub(super) async fn begin_next_of_series(self: &Arc<Self>, ino: Ino) {
-        let Some((parent, name)) = self.series.0.lock().get(&ino).cloned() else { return };
-        for next in next_names(name.as_bytes()) {
-            let Ok(next) = Name::new(&next) else { continue };
-            let Ok(Lookup::Found(entry)) = self.lookup(parent, next.clone()).await else { continue };
-            let attr = entry.attr;
-            // The kernel was told nothing of it.
-            self.forget(attr.ino, 1);
-            self.series.note(parent, &next, &attr);
-            if attr.kind == FileKind::Regular && attr.ino != ino {
-                let end = BEGINNING.min(self.blocks.budget() / 8).min(attr.size);
-                let begun = match self.acquire(attr.ino, LeaseMode::Shared).await {
-                    Ok(_) => self.prefetch(attr.ino, 0..end).await,
-                    Err(errno) => Err(errno),
-                };
-                tracing::debug!(%ino, next = %attr.ino, ?begun, "the next file of a series is begun");
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +76,17 @@ mod tests {
         assert_eq!(names("shard_99"), ["shard_100"]);
         assert_eq!(names("data.bin"), [""; 0]);
         assert_eq!(names("0123456789abcdef"), [""; 0]);
+    }
+
+    #[test]
+    fn large_files_with_a_number_are_remembered() {
+        let mut series = Series::default();
+        let name = |name: &str| Name::new(name.as_bytes()).expect("valid");
+        series.looked_up(Ino(1), &name("part-1"), Ino(2), SIZE_MIN);
+        series.looked_up(Ino(1), &name("small-1"), Ino(3), SIZE_MIN - 1);
+        series.looked_up(Ino(1), &name("model"), Ino(4), SIZE_MIN);
+        assert_eq!(series.after(Ino(2)), Some((Ino(1), vec![name("part-2")])));
+        assert_eq!(series.after(Ino(3)), None);
+        assert_eq!(series.after(Ino(4)), None);
     }
 }
