@@ -72,7 +72,7 @@ pub enum ServiceError {
 
 impl ServiceError {
     /// What the outside is told of every internal failure.
-    pub const INTERNAL: &str = "the server could not do it; its log says why";
+    pub const INTERNAL: &str = "internal error; see the server's log";
 
     pub fn kind(&self) -> ErrorKind {
         match self {
