@@ -144,8 +144,8 @@ def test_without_an_engine_a_pod_is_a_record_and_says_so(lab: harness.Lab):
     )["podFindAndDeployOnDemand"]
     shown = api.ok("GET", f"/v2/pods/{deployed['id']}")
     assert shown["status"] == "PROVISIONING" and shown["runtime"] is None
-    assert "record only" in shown["statusReason"]
-    assert "record only" in api.ok("GET", f"/v1/pods/{deployed['id']}")["lastStatusChange"]
+    assert "only recorded" in shown["statusReason"]
+    assert "only recorded" in api.ok("GET", f"/v1/pods/{deployed['id']}")["lastStatusChange"]
     assert deployed["env"] == ["A=b"]
     assert api.call("GET", f"/v2/pods/{deployed['id']}/logs").status == 503
 

@@ -39,7 +39,7 @@ def test_content_comes_from_the_servers_files(lab: harness.Lab, server: harness.
     assert counted["short_circuit"] == "on"
     assert counted["blob_bytes_from_packs"] >= len(large)
     assert counted["packs_left"] == counted["damaged_parts"] == 0
-    assert "READS THE SERVER'S FILES" in server.run("status").stdout
+    assert "SHORT CIRCUIT" in server.run("status").stdout
     assert server.json("status")["sessions"][0]["short_circuit"] == "on"
     # Descriptors are for reading alone.
     descriptors = packs_open_in(own_mount)

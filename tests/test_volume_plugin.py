@@ -179,7 +179,7 @@ def test_a_server_that_is_away_is_told_and_found_again(server, plugin):
 @pytest.mark.parametrize(
     ("path", "body", "status", "word"),
     [
-        ("/VolumeDriver.Create", b"{", 400, "not as it should be"),
+        ("/VolumeDriver.Create", b"{", 400, "not valid"),
         ("/VolumeDriver.Create", b"{}", 500, "names no volume"),
         ("/VolumeDriver.Mount", b'{"Name":"x","ID":"y"}', 500, "volume create"),
         ("/VolumeDriver.Fly", b"{}", 404, "VolumeDriver"),

@@ -9,10 +9,10 @@ use crate::BenchError;
 /// A run as others see it. Clones are the same run. Counting a step is one atomic addition, so that watching costs
 /// the measurement nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Shared>);
+pub struct Progress(Arc<Counters>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Counters {
     label: Mutex<String>,
     done: AtomicU64,
     total: AtomicU64,

@@ -70,7 +70,7 @@ fn caveat(cold: Cold) -> Option<String> {
              Name commands with --unmount and --mount to measure it cold."
         }
         Cold::Pages => {
-            "The kernel's caches could not be dropped (that takes root), or were not to be: cold figures may be too good."
+            "The kernel's caches were not dropped (--keep-caches, or not root): figures of cold reads may be too good."
         }
     };
     Some(text.to_owned())

@@ -163,7 +163,7 @@ fn hook(command: &str, directory: &Path) -> Result<(), BenchError> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
-        .map_err(|error| failed(format!("cannot be started: {error}")))?;
+        .map_err(|error| failed(format!("could not be started: {error}")))?;
     let deadline = Instant::now() + HOOK_LIMIT;
     let mut pause = Duration::from_micros(200);
     loop {

@@ -31,12 +31,12 @@ pub fn sentences(target: &TargetReport) -> Vec<String> {
     for (what, single, packed) in ways {
         let ratio = |point: &ArchivePoint| single(point) / packed(point).max(1e-9);
         let verdict = match break_even(points, &ratio) {
-            BreakEven::Never => "an archive does not pay".to_owned(),
-            BreakEven::UpTo(size) => format!("an archive pays for files up to about {}", bytes(rounded(size))),
-            BreakEven::Always => format!("an archive pays at every size up to {}", bytes(last.size)),
+            BreakEven::Never => "an archive does not pay off".to_owned(),
+            BreakEven::UpTo(size) => format!("an archive pays off for files of up to about {}", bytes(rounded(size))),
+            BreakEven::Always => format!("an archive pays off at every measured size, up to {}", bytes(last.size)),
         };
         let mut sentence = format!(
-            "{what} {} files of {} singly takes {} times as long as one archive of them; {verdict}",
+            "{what} {} files of {} one by one takes {} times as long as one archive of them; {verdict}",
             number(first.count),
             bytes(first.size),
             figure(ratio(first)),
@@ -45,7 +45,7 @@ pub fn sentences(target: &TargetReport) -> Vec<String> {
             let saved = (single(first) - packed(first)) / first.count as f64;
             let count = (1.0 / saved).ceil() as u64;
             let text =
-                format!(", and saves more than a second from {} files of {} on", number(count), bytes(first.size));
+                format!(", and saves more than a second with {} or more files of {}", number(count), bytes(first.size));
             sentence.push_str(&text);
         }
         sentence.push('.');

@@ -15,11 +15,11 @@ pub enum DurableError {
     #[error("cannot use {path}: {source}", path = .path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(
-        "{path} is damaged ({reason}): move it away to begin anew; what it listed may then still be mounted",
+        "{path} is damaged ({reason}): move it away to start afresh; what it listed may then still be mounted",
         path = .path.display()
     )]
     Damaged { path: PathBuf, reason: String },
-    #[error("{path} is in use by another process: stop that one, or name another folder with --state", path = .0.display())]
+    #[error("{path} is in use by another process: stop that process, or choose another folder with --state", path = .0.display())]
     InUse(PathBuf),
 }
 

@@ -32,7 +32,7 @@ impl Outcome {
         let text = self.stderr.trim();
         let text = if text.is_empty() { self.stdout.trim() } else { text };
         if text.is_empty() {
-            return format!("it ended with {}", self.status);
+            return format!("it exited with {}", self.status);
         }
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(4)..].join("; ")
@@ -44,7 +44,7 @@ impl Outcome {
 pub enum RunError {
     #[error("cannot run {program}: {source}")]
     CannotRun { program: String, source: std::io::Error },
-    #[error("{program} did not end within {limit:?}")]
+    #[error("{program} did not finish within {limit:?}")]
     TimedOut { program: String, limit: Duration },
 }
 

@@ -26,10 +26,10 @@ use crate::pace::{Direction, Pace, Paced};
 /// A file system that behaves as a profile says. Clones share everything.
 pub struct Emulated<F> {
     inner: F,
-    shared: Arc<Shared>,
+    shared: Arc<Behaviour>,
 }
 
-struct Shared {
+struct Behaviour {
     profile: Profile,
     pace: Pace,
     /// Files with content that was written and not flushed: the next flush of each waits for it.
@@ -47,7 +47,7 @@ impl<F> Emulated<F> {
     /// If no thread can be had for the pace.
     pub fn new(inner: F, profile: Profile) -> std::io::Result<Self> {
         let pace = Pace::new(&profile)?;
-        Ok(Emulated { inner, shared: Arc::new(Shared { profile, pace, unflushed: Mutex::default() }) })
+        Ok(Emulated { inner, shared: Arc::new(Behaviour { profile, pace, unflushed: Mutex::default() }) })
     }
 
     /// Tells what was held back so far, also after the file system is gone.
@@ -57,7 +57,7 @@ impl<F> Emulated<F> {
     }
 }
 
-impl Shared {
+impl Behaviour {
     fn attr(&self, mut attr: Attr) -> Attr {
         if self.profile.fixed_modes {
             attr.mode = match attr.kind {
@@ -131,7 +131,7 @@ impl<F: FileSystem> FileSystem for Emulated<F> {
     }
 
     async fn setattr(&self, ino: Ino, mut change: AttrChange, handle: Option<Handle>) -> FsResult<AttrReply> {
-        let Shared { profile, pace, .. } = &*self.shared;
+        let Behaviour { profile, pace, .. } = &*self.shared;
         if profile.refuse_chown && (change.uid.is_some() || change.gid.is_some()) {
             pace.count_quirk();
             return pace.metadata(async { Err(Errno::EPERM.into()) }).await;

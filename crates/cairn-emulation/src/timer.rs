@@ -22,10 +22,10 @@ const LEARNING: u32 = 8;
 
 /// Wakes tasks. Dropping it ends its thread; what waits then is woken at once.
 pub(crate) struct Timer {
-    shared: Arc<Shared>,
+    shared: Arc<Alarms>,
 }
 
-struct Shared {
+struct Alarms {
     queue: Mutex<Queue, lock_order::TimerQueue>,
     changed: Condvar,
 }
@@ -41,7 +41,7 @@ struct Queue {
 
 impl Timer {
     pub(crate) fn start() -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Alarms { queue: Mutex::default(), changed: Condvar::new() });
         let weak = Arc::downgrade(&shared);
         std::thread::Builder::new().name("pace".into()).spawn(move || run(&weak))?;
         Ok(Timer { shared })
@@ -63,7 +63,7 @@ impl Drop for Timer {
 /// How long the thread may sleep without looking whether it is still needed.
 const IDLE: Duration = Duration::from_secs(1);
 
-fn run(shared: &Weak<Shared>) {
+fn run(shared: &Weak<Alarms>) {
     let mut lateness = Duration::ZERO;
     let mut due = Vec::new();
     while let Some(shared) = shared.upgrade() {
@@ -94,7 +94,7 @@ fn run(shared: &Weak<Shared>) {
 
 /// See [`Timer::at`].
 pub(crate) struct Sleep {
-    shared: Arc<Shared>,
+    shared: Arc<Alarms>,
     moment: Instant,
     number: Option<u64>,
 }

@@ -36,7 +36,7 @@ pub(crate) fn defragment(inner: &Inner, ino: Ino, chunk: u32) {
     let placed: Vec<_> = match inner.blob_store.append(&blobs) {
         Ok(places) => blobs.iter().map(|blob| blob.id).zip(places).collect(),
         Err(error) => {
-            tracing::warn!(volume = %inner.id, %error, "a chunk could not be put together");
+            tracing::warn!(volume = %inner.id, %error, "a fragmented chunk could not be rewritten");
             Vec::new()
         }
     };

@@ -24,9 +24,9 @@ use crate::reply::Reply;
 use crate::stats::Statistics;
 use crate::uring::{Returns, Slot};
 
-/// What all queues of a mount share.
+/// What all queues of one mount work with.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct MountContext {
     pub(crate) statistics: Statistics,
     pub(crate) interrupts: Interrupts,
     pub(crate) lock_owners: LockOwners,
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) device: Device,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<MountContext>,
 }
 
 /// Where the answer to one request goes.
@@ -49,7 +49,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn shared(&self) -> &Arc<Shared> {
+    fn shared(&self) -> &Arc<MountContext> {
         match self {
             Target::Classic(queue) => &queue.shared,
             Target::Ring(returns, _) => returns.shared(),
@@ -69,7 +69,7 @@ impl Target {
 pub(crate) struct Answer {
     /// Gone once the answer is on its way.
     target: Option<Target>,
-    shared: Arc<Shared>,
+    shared: Arc<MountContext>,
     opcode: u32,
     unique: u64,
     pid: u32,
@@ -90,7 +90,7 @@ impl Answer {
         }
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &MountContext {
         &self.shared
     }
 

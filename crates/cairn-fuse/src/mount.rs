@@ -15,7 +15,7 @@ use cairn_locks::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::answer::{Queue, Shared};
+use crate::answer::{MountContext, Queue};
 use crate::device::Device;
 use crate::error::MountError;
 use crate::handshake::{Handshake, MAX_WRITE};
@@ -48,7 +48,7 @@ pub struct Mount {
     /// `MAJOR:MINOR` under which the kernel lists the mount: tells it from another one on the same directory.
     device: Option<String>,
     session: Mutex<Option<fuser::Session<Handshake>>, lock_order::MountSession>,
-    shared: Arc<Shared>,
+    shared: Arc<MountContext>,
     transport: TransportInUse,
     notifier: Arc<Notifier>,
     ended: watch::Receiver<bool>,
@@ -68,7 +68,7 @@ impl Mount {
     /// Each with its remedy, see [`MountError`].
     pub fn new<F: FileSystem>(file_system: F, options: &MountOptions, runtime: Handle) -> Result<Self, MountError> {
         let directory = precheck::check(options)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(MountContext {
             statistics: Statistics::default(),
             interrupts: Interrupts::default(),
             lock_owners: LockOwners::default(),
@@ -218,7 +218,7 @@ impl Drop for Mount {
 /// Rings that are ready to be used, if they are wanted and can be had; and what to tell of that.
 fn prepare_rings<F: FileSystem>(
     wanted: Transport,
-    shared: &Arc<Shared>,
+    shared: &Arc<MountContext>,
 ) -> Result<(Option<Rings<F>>, TransportInUse), MountError> {
     if wanted == Transport::Classic {
         return Ok((None, TransportInUse::classic("asked for")));

@@ -36,14 +36,14 @@ pub enum TransferError {
     Local { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot {action} {path} in the volume", path = shown(path).display())]
     Volume { action: &'static str, path: PathBuf, source: cairn_client::Error },
-    #[error("{path} is damaged or of an unknown kind: {reason}", path = path.display())]
+    #[error("{path} is damaged or not a supported archive: {reason}", path = path.display())]
     Archive { path: PathBuf, reason: String },
     #[error("{path}: an archive of this kind cannot hold {what}; use tar", path = shown(path).display())]
     Unsuited { path: PathBuf, what: &'static str },
-    #[error("the copy of {path} differs from what was read; run the same command again to copy it anew", path = shown(path).display())]
+    #[error("the copy of {path} differs from the source; run the same command again to copy it once more", path = shown(path).display())]
     Differs { path: PathBuf },
     /// Somebody else failed first, or wished it.
-    #[error("interrupted; run the same command again to go on")]
+    #[error("interrupted; run the same command again to resume")]
     Stopped,
 }
 

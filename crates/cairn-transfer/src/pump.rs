@@ -15,10 +15,10 @@ use crate::{Sink, Source, TransferError};
 
 /// How far a transfer is, and the wish to end it. Clones are the same transfer.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Shared>);
+pub struct Progress(Arc<Counters>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Counters {
     files: AtomicU64,
     bytes: AtomicU64,
     kept: AtomicU64,

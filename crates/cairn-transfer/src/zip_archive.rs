@@ -1,5 +1,5 @@
 //! zip: folders, files and symbolic links with modes and times of two seconds' precision. Owners,
-//! attributes, set-id and sticky bits are lost; several names of one file, devices and pipes are refused, because a zip has no place for them.
+//! attributes, set-id and sticky bits are lost; hard links, devices and pipes are refused, because a zip has no place for them.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -150,7 +150,7 @@ impl Packer for Zip {
                 return Ok(Some(reader.hasher.end(size)));
             }
             Kind::HardLink(_) => {
-                return Err(TransferError::Unsuited { path: item.path, what: "several names of one file" });
+                return Err(TransferError::Unsuited { path: item.path, what: "hard links" });
             }
             _ => return Err(TransferError::Unsuited { path: item.path, what: "pipes, sockets and devices" }),
         }

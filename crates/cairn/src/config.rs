@@ -104,7 +104,7 @@ fn set_default(command: Command, key: &str, value: &toml::Value) -> Result<(Comm
         toml::Value::Array(items) => {
             items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect()
         }
-        _ => bail!("the value of {key:?} in the configuration must be a text, a number, true, false or a list of them"),
+        _ => bail!("the value of {key:?} in the configuration must be a string, a number, a boolean or a list of them"),
     };
     Ok((command.mut_arg(id, |argument| argument.required(false).default_values(texts)), true))
 }

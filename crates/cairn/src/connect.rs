@@ -68,7 +68,7 @@ pub(crate) fn open_volume_error(error: OpenVolumeError) -> anyhow::Error {
 
 /// The server answered with something this command did not ask for.
 pub(crate) fn unexpected<T>() -> Result<T> {
-    Err(WithExit(Exit::Failure, "the server gave an answer that does not fit; are both of the same version?".into())
+    Err(WithExit(Exit::Failure, "the server gave an unexpected answer; are client and server the same version?".into())
         .into())
 }
 

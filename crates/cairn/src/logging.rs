@@ -18,6 +18,6 @@ pub(crate) fn start(filter: &str, format: LogFormat) {
         LogFormat::Json => log.json().init(),
     }
     if let Some(error) = complaint {
-        tracing::warn!("log filter not understood, using `info`: {error}");
+        tracing::warn!("invalid log filter, using `info`: {error}");
     }
 }

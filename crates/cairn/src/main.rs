@@ -30,7 +30,7 @@ fn main() -> ExitCode {
                 let _ = usage.print();
                 return ExitCode::from(usage.exit_code().clamp(0, 255) as u8);
             }
-            eprintln!("cairn: {error:#}");
+            eprintln!("cairn: {}", output::sentence(&error));
             error.downcast_ref::<WithExit>().map_or(Exit::Failure, |with| with.0).into()
         }
     }

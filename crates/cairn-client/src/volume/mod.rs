@@ -132,7 +132,7 @@ pub enum OpenVolumeError {
 /// What could not be done when a volume was closed.
 #[derive(Debug, thiserror::Error)]
 pub enum CloseError {
-    #[error("{files} files could not be written within the time limit; what they held was saved in {recovery}")]
+    #[error("files that could not be written within the time limit: {files}; what they held is saved in {recovery}")]
     NotWritten { files: usize, recovery: String },
     #[error("the last changes could not be made durable: {0}")]
     NotDurable(Error),

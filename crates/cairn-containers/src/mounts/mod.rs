@@ -110,7 +110,7 @@ impl<M: Mounter> HostMounts<M> {
         let failed = |reason| HoldError::Mount { volume: volume.clone(), reason };
         let state = self.mounter.state(&directory).await;
         if state == MountState::Dead {
-            tracing::warn!(%volume, "the mount's process has ended; mounting anew");
+            tracing::warn!(%volume, "the mount's process has exited; mounting again");
             self.mounter.unmount(&directory).await.map_err(failed)?;
         }
         if state != MountState::Live {
@@ -121,7 +121,7 @@ impl<M: Mounter> HostMounts<M> {
             if self.holders(volume).is_empty()
                 && let Err(reason) = self.mounter.unmount(&directory).await
             {
-                tracing::warn!(%volume, "what could not be recorded could not be unmounted either: {reason}");
+                tracing::warn!(%volume, "a mount that could not be recorded could not be unmounted, either: {reason}");
             }
             return Err(error.into());
         }
@@ -140,7 +140,7 @@ impl<M: Mounter> HostMounts<M> {
     pub async fn release_others(&self, stays: impl Fn(&str) -> bool) -> Result<(), HoldError> {
         for volume in self.held() {
             for holder in self.holders(&volume).into_iter().filter(|holder| !stays(holder)) {
-                tracing::info!(%volume, holder, "releasing the volume: its holder is gone");
+                tracing::info!(%volume, holder, "releasing the volume: the container that used it is gone");
                 self.release(&volume, &holder).await?;
             }
         }

@@ -30,9 +30,9 @@ const DEFAULT_DATA_CENTER: &str = "LOCAL";
 pub(super) enum DriverError {
     #[error("the request names no volume")]
     NoName,
-    #[error("the request names nobody who mounts (ID)")]
+    #[error("the request has no mount ID")]
     NoId,
-    #[error("the plug-in knows no volume {0:?}: make it with `docker volume create` or `podman volume create` first")]
+    #[error("the plug-in knows no volume {0:?}: create it with `docker volume create` or `podman volume create` first")]
     Unknown(String),
     #[error("volume {name:?}: {reason}")]
     Options { name: String, reason: String },
@@ -45,7 +45,7 @@ pub(super) enum DriverError {
     InUse { name: String, holders: usize },
     #[error(transparent)]
     Server(#[from] AdminError),
-    #[error("the server gave an answer that does not fit; are it and the plug-in of the same version?")]
+    #[error("the server gave an unexpected answer; are server and plug-in the same version?")]
     Unexpected,
     #[error(transparent)]
     Mount(#[from] HoldError),

@@ -50,7 +50,7 @@ pub(super) async fn serve(listener: UnixListener, driver: Arc<Driver>, end: impl
     let _ = ending.send(true);
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(ENDING_LIMIT, all).await.is_err() {
-        tracing::warn!("ending although a request is still being answered");
+        tracing::warn!("shutting down while a request is still being answered");
     }
 }
 
@@ -93,7 +93,7 @@ async fn answer_connection(stream: UnixStream, driver: Arc<Driver>, mut ended: t
 
 async fn answer(request: Request<Incoming>, driver: Arc<Driver>) -> Response<Full<Bytes>> {
     if request.method() != Method::POST {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "every request of this protocol is a POST");
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "this protocol uses POST requests only");
     }
     let path = request.uri().path().to_owned();
     let body = Limited::new(request.into_body(), BODY_MAX).collect();
@@ -102,8 +102,8 @@ async fn answer(request: Request<Incoming>, driver: Arc<Driver>) -> Response<Ful
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than 64 KiB");
         }
-        Ok(Err(_)) => return refuse(StatusCode::BAD_REQUEST, "the request broke off"),
-        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the request did not come within 10 s"),
+        Ok(Err(_)) => return refuse(StatusCode::BAD_REQUEST, "the request is incomplete"),
+        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the request did not arrive within 10 s"),
     };
     let call: Call = if body.iter().all(u8::is_ascii_whitespace) {
         Call::default()
@@ -111,7 +111,7 @@ async fn answer(request: Request<Incoming>, driver: Arc<Driver>) -> Response<Ful
         match serde_json::from_slice(&body) {
             Ok(call) => call,
             Err(error) => {
-                return refuse(StatusCode::BAD_REQUEST, &format!("the request is not as it should be: {error}"));
+                return refuse(StatusCode::BAD_REQUEST, &format!("the request is not valid: {error}"));
             }
         }
     };
@@ -126,13 +126,15 @@ async fn answer(request: Request<Incoming>, driver: Arc<Driver>) -> Response<Ful
             tracing::info!(path, volume = name, "done");
             respond(StatusCode::OK, &answer)
         }
-        Ok(Ok(None)) => refuse(StatusCode::NOT_FOUND, &format!("this plug-in has no {path}: it is a VolumeDriver")),
+        Ok(Ok(None)) => {
+            refuse(StatusCode::NOT_FOUND, &format!("this plug-in does not implement {path}: it is a VolumeDriver"))
+        }
         Ok(Err(error)) => {
             tracing::info!(path, volume = name, "refused: {error}");
             refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
         }
         Err(error) => {
-            tracing::error!(path, volume = name, %error, "a request was not carried out");
+            tracing::error!(path, volume = name, %error, "a request failed");
             refuse(StatusCode::INTERNAL_SERVER_ERROR, "the plug-in failed; its log says more")
         }
     }

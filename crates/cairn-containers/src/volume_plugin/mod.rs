@@ -91,7 +91,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         std::fs::create_dir_all(folder)?;
     }
     match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody answers there already")),
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process is already listening there")),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
         Err(_) => {}
     }

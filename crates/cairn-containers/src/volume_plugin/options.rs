@@ -44,7 +44,7 @@ impl VolumeSpec {
                     spec.mount_flags.push(format!("--{name}={value}"));
                 }
                 "server-timeout" => spec.mount_flags.push(format!("--{name}={value}")),
-                _ => return Err(format!("there is no option {name:?}; there are: {KNOWN}")),
+                _ => return Err(format!("unknown option {name:?}; the options are: {KNOWN}")),
             }
         }
         Ok(spec)

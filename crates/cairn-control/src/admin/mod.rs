@@ -19,10 +19,10 @@ pub(crate) fn routes() -> Routes {
     Routes::default()
         .get("/cairn/v1/account", "The account that the key belongs to: balance, charges, warnings", own_account)
         .get("/cairn/v1/accounts", "Every account (operator)", list_accounts)
-        .post("/cairn/v1/accounts", "Make an account and its owner's key (operator)", create_account)
-        .post("/cairn/v1/accounts/{id}/credit", "Give an account credit (operator)", add_credit)
+        .post("/cairn/v1/accounts", "Create an account and its owner's key (operator)", create_account)
+        .post("/cairn/v1/accounts/{id}/credit", "Add credit to an account (operator)", add_credit)
         .get("/cairn/v1/keys", "Keys of the account, or of all for the operator", list_keys)
-        .post("/cairn/v1/keys", "Make a key; its text is shown this once", create_key)
+        .post("/cairn/v1/keys", "Create a key; it cannot be shown again", create_key)
         .delete("/cairn/v1/keys/{id}", "Revoke a key", revoke_key)
         .get("/cairn/v1/clock", "The time that charges follow", show_clock)
         .post("/cairn/v1/clock", "Advance that time (operator)", advance_clock)
@@ -60,7 +60,7 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ServiceError> {
         Value::Object(_) => serde_json::from_value(body),
         _ => Err(serde::de::Error::custom("not an object")),
     });
-    read.map_err(|error| ServiceError::Invalid(format!("the request's body is not right: {error}")))
+    read.map_err(|error| ServiceError::Invalid(format!("the request's body is not valid: {error}")))
 }
 
 fn account_json(view: &AccountView) -> Value {
@@ -93,7 +93,8 @@ async fn list_accounts(Caller { service, who }: Caller) -> Answer {
 }
 
 fn money(dollars: f64) -> Result<Money, ServiceError> {
-    Money::from_dollars(dollars).ok_or_else(|| ServiceError::Invalid("that is no sum of dollars".to_owned()))
+    Money::from_dollars(dollars)
+        .ok_or_else(|| ServiceError::Invalid("that is not a valid amount of dollars".to_owned()))
 }
 
 #[derive(Deserialize)]

@@ -65,7 +65,7 @@ pub async fn choose(options: EngineOptions) -> Result<Option<Arc<dyn ContainerEn
     match options.choice {
         EngineChoice::None => Ok(None),
         EngineChoice::Auto => {
-            tracing::info!("pods are records only: {reasons}");
+            tracing::info!("pods are only recorded, not run: {reasons}");
             Ok(None)
         }
         EngineChoice::Podman | EngineChoice::Docker => {

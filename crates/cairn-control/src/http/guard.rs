@@ -76,17 +76,17 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
 
 async fn answer(guard: &Guard, face: Face, principal: Option<Principal>, request: Request, next: Next) -> Response {
     let Ok(Ok(_turn)) = timeout(TURN_PATIENCE, guard.turns.acquire()).await else {
-        return face.refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being worked on: try again later");
+        return face.refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests in progress: try again later");
     };
     let most = if face == Face::GraphQl { guard.limits.graphql_bytes } else { guard.limits.body_bytes };
     let (mut parts, body) = request.into_parts();
     let body = match timeout(guard.limits.body, take_in(body, most)).await {
         Ok(Ok(body)) => body,
         Ok(Err(true)) => {
-            let sentence = format!("the request's body is too large: at most {most} bytes are taken");
+            let sentence = format!("the request's body is too large: the limit is {most} bytes");
             return closing(face.refuse(StatusCode::PAYLOAD_TOO_LARGE, &sentence));
         }
-        Ok(Err(false)) => return closing(face.refuse(StatusCode::BAD_REQUEST, "the request's body is broken off")),
+        Ok(Err(false)) => return closing(face.refuse(StatusCode::BAD_REQUEST, "the request's body is incomplete")),
         Err(_) => {
             let sentence = format!("the request's body took longer than {} s", guard.limits.body.as_secs());
             return closing(face.refuse(StatusCode::REQUEST_TIMEOUT, &sentence));
@@ -100,7 +100,7 @@ async fn answer(guard: &Guard, face: Face, principal: Option<Principal>, request
         Ok(response) => response,
         Err(_) => face.refuse(
             StatusCode::GATEWAY_TIMEOUT,
-            "it takes longer than a request may, and goes on in the background: look again later",
+            "this takes longer than the time limit of a request and continues in the background: check again later",
         ),
     }
 }

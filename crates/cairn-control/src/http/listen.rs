@@ -85,7 +85,7 @@ pub(super) async fn accept(
             }
         };
         let Some((number, seat)) = seats.take(limits.connections) else {
-            tracing::warn!("a connection was refused: all others are busy");
+            tracing::warn!("a connection was refused: the limit is reached, and all others are busy");
             continue;
         };
         let (router, limits, seats, stopped) = (router.clone(), limits.clone(), Arc::clone(&seats), stopped.clone());

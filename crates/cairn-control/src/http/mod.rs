@@ -130,7 +130,7 @@ async fn ready(State(service): State<Arc<Service>>) -> Response {
     if service.ready() {
         axum::Json(json!({ "status": "ready", "containers": service.engine_name() })).into_response()
     } else {
-        let body = json!({ "status": "starting", "detail": "volumes and containers are being looked through" });
+        let body = json!({ "status": "starting", "detail": "volumes and containers are being checked" });
         (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
     }
 }

@@ -7,7 +7,7 @@ use super::routes::Route;
 
 const OWN: [(&str, &str, &str); 3] = [
     ("get", "/health", "The process answers"),
-    ("get", "/ready", "Whether everything from before the start is known again; 503 until then"),
+    ("get", "/ready", "Whether the server has recovered its state after a start; 503 until then"),
     ("get", "/openapi.json", "This document"),
 ];
 
@@ -49,7 +49,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
         "info": {
             "title": "Cairn control plane",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Runpod GraphQL, REST v1 and REST v2 for network volumes and what touches them, and Cairn's own routes.",
+            "description": "Runpod GraphQL, REST v1 and REST v2 for network volumes and what uses them, and Cairn's own routes.",
         },
         "security": [{ "bearer": [] }],
         "components": { "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer" } } },

@@ -73,18 +73,18 @@ impl Face {
 
 pub(crate) async fn no_such_route(request: Request) -> Response {
     let path = request.uri().path();
-    Face::of(path).refuse(StatusCode::NOT_FOUND, "there is no such route: /openapi.json lists those there are")
+    Face::of(path).refuse(StatusCode::NOT_FOUND, "no such route: /openapi.json lists the routes")
 }
 
 pub(crate) async fn no_such_method(request: Request) -> Response {
     let path = request.uri().path();
-    Face::of(path).refuse(StatusCode::METHOD_NOT_ALLOWED, "this route does not take that method: see /openapi.json")
+    Face::of(path).refuse(StatusCode::METHOD_NOT_ALLOWED, "this route does not support that method: see /openapi.json")
 }
 
 /// For a route that the emulated API has and this server does not serve.
 pub(crate) async fn not_served(request: Request) -> Response {
     let path = request.uri().path();
-    let sentence = "this server does not serve that part of the API: it emulates volumes and what touches them";
+    let sentence = "this server does not implement that part of the API: it emulates volumes and what uses them";
     Face::of(path).refuse(StatusCode::NOT_IMPLEMENTED, sentence)
 }
 

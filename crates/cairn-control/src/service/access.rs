@@ -72,10 +72,10 @@ impl Principal {
             return Ok(());
         }
         let needs = match permission {
-            Permission::Look => "it takes a key of the account",
-            Permission::ChangeStorage | Permission::ChangeCompute => "it takes an editor's key",
-            Permission::ManageAccount => "it takes an owner's key",
-            Permission::OperateServer => "it takes the operator's key",
+            Permission::Look => "this needs a key of the account",
+            Permission::ChangeStorage | Permission::ChangeCompute => "this needs an editor's key",
+            Permission::ManageAccount => "this needs an owner's key",
+            Permission::OperateServer => "this needs the operator's key",
         };
         Err(ServiceError::Forbidden { role: self.role.name(), needs })
     }

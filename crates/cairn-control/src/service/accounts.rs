@@ -115,7 +115,7 @@ impl Service {
                         .map_err(|error| ServiceError::Store(format!("{}: {error}", file.display())))
                 })
                 .await?;
-                tracing::info!(file = %path.display(), "made the operator's key of the control plane");
+                tracing::info!(file = %path.display(), "created the control plane's operator key");
             }
             service.commit(changes).await
         })
@@ -240,7 +240,7 @@ impl Service {
     ) -> Result<AccountView, ServiceError> {
         who.require(Permission::OperateServer)?;
         if amount <= Money::ZERO {
-            return Err(ServiceError::invalid("credit is a positive sum of dollars"));
+            return Err(ServiceError::invalid("credit must be a positive amount of dollars"));
         }
         self.change(|service| async move {
             // What was due before counts as it was.
@@ -267,7 +267,7 @@ impl Service {
         who.require(Permission::ManageAccount)?;
         let account = account.unwrap_or_else(|| who.account.clone());
         if role == Role::Pod {
-            return Err(ServiceError::invalid("keys of pods are made with their pods"));
+            return Err(ServiceError::invalid("keys of pods are created with their pods"));
         }
         if role == Role::Operator {
             who.require(Permission::OperateServer)?;

@@ -65,7 +65,7 @@ impl Service {
         for volume in self.state.read().volumes.values() {
             if volume.account == account.id && !volume.doomed && !volume.unfinished {
                 tracing::warn!(account = account.id, volume = %volume.id, at = %end,
-                    "grace time over: the network volume is terminated for good");
+                    "grace period over: the network volume is terminated for good");
                 changes.extend(end_of_charges(volume, end));
                 let mut doomed = volume.clone();
                 doomed.doomed = true;

@@ -132,11 +132,11 @@ impl Service {
                 start
             }
             (Some(_), Some(_)) => {
-                return Err(ServiceError::invalid("ask either for a start or for the last buckets, not for both"));
+                return Err(ServiceError::invalid("ask either for a start time or for the last buckets, not both"));
             }
         };
         if first >= end {
-            return Err(ServiceError::invalid("the start of the time asked for is not before its end"));
+            return Err(ServiceError::invalid("the start time is not before the end time"));
         }
         let spans: Vec<ChargedSpan> = {
             let state = self.state.read();
@@ -155,7 +155,7 @@ impl Service {
             records.extend(bucket_of(&spans, bucket_start, bucket_end));
             if buckets.max(records.len()) > BUCKETS_MAX {
                 return Err(ServiceError::Invalid(format!(
-                    "that would be more than {BUCKETS_MAX} records: ask for a shorter time or larger buckets"
+                    "that would be more than {BUCKETS_MAX} records: ask for a shorter period or larger buckets"
                 )));
             }
             start = bucket_end;

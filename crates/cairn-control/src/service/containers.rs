@@ -60,7 +60,7 @@ impl Service {
         tokio::spawn(async move {
             let _alone = service.pod_lock(&pod).await;
             if let Err(error) = service.work_on(engine.as_ref(), &pod, work).await {
-                tracing::warn!(pod, %error, "the pod's container is not as it should be");
+                tracing::warn!(pod, %error, "the pod's container is not in the state that it should be in");
             }
         });
     }
@@ -241,7 +241,7 @@ impl Service {
                 None => {
                     let gone = container.container.clone();
                     let engine = Arc::clone(&engine);
-                    tracing::warn!(pod = container.pod_id, "removing a container whose pod is not there any more");
+                    tracing::warn!(pod = container.pod_id, "removing a container whose pod no longer exists");
                     tokio::spawn(async move { limited(OTHER_LIMIT, engine.remove(&gone)).await });
                 }
                 Some(_) => drop(self.observed.lock().insert(container.pod_id.clone(), container.state.clone())),

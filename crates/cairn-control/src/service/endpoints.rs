@@ -83,7 +83,7 @@ impl Service {
             {
                 let template = service.template_of(&account, &template)?;
                 if !template.serverless {
-                    return Err(ServiceError::invalid("an endpoint takes a serverless template"));
+                    return Err(ServiceError::invalid("an endpoint needs a serverless template"));
                 }
                 wanted.config = overlaid(template.config, wanted.config);
             }
@@ -175,7 +175,7 @@ impl Service {
             None => {}
         }
         if endpoint.workers_min > endpoint.workers_max {
-            return Err(ServiceError::invalid("an endpoint cannot have more workers at least than at most"));
+            return Err(ServiceError::invalid("an endpoint's minimum number of workers cannot exceed its maximum"));
         }
         if endpoint.workers_max > WORKERS_MAX {
             return Err(ServiceError::Invalid(format!("an endpoint takes at most {WORKERS_MAX} workers")));

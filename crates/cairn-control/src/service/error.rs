@@ -39,32 +39,32 @@ pub enum ServiceError {
     #[error("Data center \"{given}\" not found or does not support network volumes. Available data centers: {}", .known.join(", "))]
     UnknownDataCenter { given: String, known: Vec<String> },
     #[error(
-        "network volume {volume} is in data center {of_volume}, and a pod that uses it must be there, too: ask for {of_volume}, or leave the data center out"
+        "network volume {volume} is in data center {of_volume}, and a pod that uses it must be in the same one: ask for {of_volume}, or omit the data center"
     )]
     OtherDataCenter { volume: VolumeId, of_volume: String },
     #[error("You must remove this network volume from all pods before deleting it.")]
     Attached { volume: VolumeId, pods: Vec<String>, endpoints: Vec<String> },
     #[error("the network volume has {current_gb} GB and can only grow: {wanted_gb} GB is less")]
     Shrink { current_gb: u64, wanted_gb: u64 },
-    #[error("the pod is {is}, and {action} is not possible then")]
+    #[error("the pod is {is}: {action} is not possible in this state")]
     PodState { is: &'static str, action: &'static str },
     #[error("the pod is locked: unlock it first")]
     PodLocked,
     #[error(
-        "the account's balance is used up: add credit (`cairn account credit`) before starting pods or making anything that costs"
+        "the account's balance is used up: add credit (`cairn account credit`) before starting pods or creating anything that costs money"
     )]
     NoBalance,
     #[error("an account may have at most {limit} {what}: remove some first")]
     TooMany { what: &'static str, limit: usize },
-    #[error("this server runs no containers: the pod is a record only")]
+    #[error("this server runs no containers: the pod is only recorded")]
     NoEngine,
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
     Volume(#[from] CatalogueError),
-    #[error("other changes are being made and take long: try again later")]
+    #[error("other changes are in progress and take a long time: try again later")]
     Busy,
-    #[error("it takes longer than {0} s and goes on in the background: look again later")]
+    #[error("this takes longer than {0} s and continues in the background: check again later")]
     TakesLong(u64),
     #[error("the control plane's records cannot be read or written: {0}")]
     Store(String),
@@ -72,7 +72,7 @@ pub enum ServiceError {
 
 impl ServiceError {
     /// What the outside is told of every internal failure.
-    pub const INTERNAL: &str = "the server could not do it; its log says why";
+    pub const INTERNAL: &str = "internal error; see the server's log";
 
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -160,7 +160,7 @@ impl Service {
 
     /// For people: the container engine, or that there is none.
     pub fn engine_name(&self) -> String {
-        self.engine.as_ref().map_or_else(|| "none: pods are records only".to_owned(), |engine| engine.name())
+        self.engine.as_ref().map_or_else(|| "none: pods are only recorded".to_owned(), |engine| engine.name())
     }
 
     /// The operator's key is kept here, readable by the server's own user.

@@ -256,7 +256,7 @@ impl Service {
                     && pod.volume.as_ref().is_none_or(|own| own.as_str() != volume)
                 {
                     return Err(ServiceError::invalid(
-                        "a network volume is attached when a pod is made: it can be neither changed nor removed later",
+                        "a network volume is attached when a pod is created: it can be neither changed nor removed later",
                     ));
                 }
                 let before = pod.config.clone();

@@ -146,7 +146,7 @@ impl Store {
             match found {
                 Some(found) if found > VERSION => {
                     return Err(ServiceError::Store(format!(
-                        "{} is of format {found}, and this program knows none newer than {VERSION}: use a newer version of cairn",
+                        "{} has format {found}, and this program supports formats up to {VERSION}: use a newer version of cairn",
                         path.display()
                     )));
                 }

@@ -25,19 +25,19 @@ pub(crate) fn mount_path(path: &str) -> Result<(), ServiceError> {
         && !path.trim_matches('/').is_empty()
         && !path.split('/').any(|part| matches!(part, "." | ".."))
         && !path.chars().any(|letter| letter.is_control() || matches!(letter, ':' | ','));
-    let explain = || format!("{path:?} is no path to mount a volume at: write an absolute one, such as /workspace");
+    let explain = || format!("{path:?} is not a valid mount path: write an absolute one, such as /workspace");
     if fits { Ok(()) } else { Err(ServiceError::Invalid(explain())) }
 }
 
 pub(crate) fn env(env: &BTreeMap<String, String>) -> Result<(), ServiceError> {
     let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > ENV_MAX {
-        return Err(ServiceError::Invalid(format!("an environment takes at most {ENV_MAX} bytes: this has {bytes}")));
+        return Err(ServiceError::Invalid(format!("the environment has {bytes} bytes: the limit is {ENV_MAX}")));
     }
     for (name, value) in env {
         let fits = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
         if !fits {
-            return Err(ServiceError::Invalid(format!("{name:?} cannot be a variable of an environment")));
+            return Err(ServiceError::Invalid(format!("{name:?} is not a valid name of an environment variable")));
         }
     }
     Ok(())
@@ -50,7 +50,7 @@ pub(crate) fn ports(ports: &[String]) -> Result<(), ServiceError> {
     for port in ports {
         if parse_port(port).is_none() {
             return Err(ServiceError::Invalid(format!(
-                "{port:?} is no port to expose: write NUMBER/http, NUMBER/tcp or NUMBER/udp"
+                "{port:?} is not a valid port: write NUMBER/http, NUMBER/tcp or NUMBER/udp"
             )));
         }
     }
@@ -91,10 +91,10 @@ pub(crate) fn config(config: &ContainerConfig) -> Result<(), ServiceError> {
     let image_fits =
         config.image.len() <= 512 && !config.image.chars().any(|letter| letter.is_control() || letter == ' ');
     if !image_fits || config.image.starts_with('-') {
-        return Err(ServiceError::Invalid(format!("{:?} is no name of an image", config.image)));
+        return Err(ServiceError::Invalid(format!("{:?} is not a valid image name", config.image)));
     }
     if shlex::split(&config.args).is_none() {
-        return Err(ServiceError::invalid("the command has a quotation mark without its partner"));
+        return Err(ServiceError::invalid("the command has an unclosed quotation mark"));
     }
     Ok(())
 }

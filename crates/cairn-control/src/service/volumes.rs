@@ -337,5 +337,5 @@ fn check_size(size_gb: u64) -> Result<(), ServiceError> {
     if (1..=SIZE_MAX_GB).contains(&size_gb) {
         return Ok(());
     }
-    Err(ServiceError::Invalid(format!("a network volume has 1 to {SIZE_MAX_GB} GB: {size_gb} GB cannot be had")))
+    Err(ServiceError::Invalid(format!("a network volume has 1 to {SIZE_MAX_GB} GB: {size_gb} GB is not possible")))
 }

@@ -26,7 +26,7 @@ pub(crate) use self::returns::Returns;
 use self::ring::{Plan, Ring};
 use self::slot::CAPACITY;
 pub(crate) use self::slot::Slot;
-use crate::answer::Shared;
+use crate::answer::MountContext;
 use crate::device::Device;
 use crate::service::Service;
 
@@ -57,7 +57,7 @@ pub(crate) struct Rings<F> {
 impl<F: FileSystem> Rings<F> {
     /// # Errors
     /// Whatever the system refuses: rings (often in containers), threads or memory.
-    pub(crate) fn prepare(shared: &Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn prepare(shared: &Arc<MountContext>) -> io::Result<Self> {
         let plans = plan(cpus::possible()?, &cpus::allowed());
         let kept = plans.iter().filter(|plan| plan.cpu.is_some()).flat_map(|plan| &plan.queues);
         let kept_bytes = kept.map(|queue| queue.1).sum::<usize>() * CAPACITY;
@@ -98,7 +98,7 @@ impl<F: FileSystem> Rings<F> {
     /// What a user may want to know of the rings.
     pub(crate) fn describe(&self) -> String {
         let mib = self.kept_bytes / (1024 * 1024);
-        format!("{} threads, at most {mib} MiB kept for requests", self.threads.len())
+        format!("{} threads, up to {mib} MiB of buffers kept", self.threads.len())
     }
 }
 
@@ -125,7 +125,12 @@ fn plan(possible: u16, allowed: &[u16]) -> Vec<Plan> {
 }
 
 /// A thread's life: get ready, wait for the mount, serve it.
-fn run<F: FileSystem>(plan: &Plan, shared: Arc<Shared>, ready: &Sender<io::Result<()>>, started: &Receiver<Start<F>>) {
+fn run<F: FileSystem>(
+    plan: &Plan,
+    shared: Arc<MountContext>,
+    ready: &Sender<io::Result<()>>,
+    started: &Receiver<Start<F>>,
+) {
     if let Some(cpu) = plan.cpu {
         cpus::pin(cpu);
     }

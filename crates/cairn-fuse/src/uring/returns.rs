@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cairn_locks::Mutex;
 
-use crate::answer::Shared;
+use crate::answer::MountContext;
 use crate::lock_order;
 use crate::uring::slot::Slot;
 
@@ -17,7 +17,7 @@ pub(crate) struct Returns {
     state: Mutex<State, lock_order::RingReturns>,
     /// An eventfd that the thread's ring polls: every write is one wake-up.
     bell: File,
-    shared: Arc<Shared>,
+    shared: Arc<MountContext>,
 }
 
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl Returns {
-    pub(crate) fn new(shared: Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn new(shared: Arc<MountContext>) -> io::Result<Self> {
         // SAFETY: the call has no memory effects, and a descriptor that it returns belongs to nobody else.
         let bell = unsafe {
             match libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
@@ -41,7 +41,7 @@ impl Returns {
         Ok(Returns { state: Mutex::default(), bell, shared })
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<MountContext> {
         &self.shared
     }
 

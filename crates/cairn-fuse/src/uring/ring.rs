@@ -87,16 +87,16 @@ pub(crate) struct Ring {
     /// Most slots that keep the memory of long payloads, and how many do. The kernel takes the slot that it was given last, so
     /// those that were used last keep theirs.
     keep: usize,
-    keepers: usize,
+    resident: usize,
     bell_is_polled: bool,
     /// Number of the queue that is served on its own CPU.
     own: Option<u16>,
     /// The kernel has taken the last slot of that queue: requests may be queued.
     starved: bool,
-    /// Times that a slot was given to the kernel.
-    gifts: u64,
-    /// Of that queue's slots in the kernel's hands, the gift of the one that is there for the longest time.
-    bottom: u64,
+    /// Times that a slot was committed, that is, given to the kernel.
+    commits: u64,
+    /// Of that queue's slots in the kernel's hands, the commit of the one that has been there longest.
+    oldest: u64,
     /// A file that was read, written or locked last: what may be waited for.
     file: Option<u64>,
     /// The slot whose answer was to bring a queued request, and whether its turn is over.
@@ -130,12 +130,12 @@ impl Ring {
             places,
             queues,
             keep,
-            keepers: 0,
+            resident: 0,
             bell_is_polled: false,
             own: plan.cpu,
             starved: false,
-            gifts: 0,
-            bottom: 0,
+            commits: 0,
+            oldest: 0,
             file: None,
             drawn: None,
             ended: false,
@@ -151,7 +151,7 @@ impl Ring {
         for index in 0..self.places.len() {
             self.register_slot(device, index)?;
         }
-        self.find_bottom();
+        self.find_oldest();
         self.uring.submit()?;
         let refused = self.uring.completion().find(|entry| entry.user_data() != BELL && entry.result() < 0);
         refused.map_or(Ok(()), |entry| Err(io::Error::from_raw_os_error(-entry.result())))
@@ -206,7 +206,7 @@ impl Ring {
         if !std::mem::take(&mut self.starved) {
             return;
         }
-        self.find_bottom();
+        self.find_oldest();
         let Some(file) = self.file else { return };
         if let Err(error) = ask_for_a_request(device, file) {
             tracing::debug!(%error, file, "the kernel could not be made to ask");
@@ -219,11 +219,11 @@ impl Ring {
         let queue = self.queues.iter_mut().find(|queue| queue.number == slot.queue);
         let Some(queue) = queue else { return };
         queue.waiting -= 1;
-        self.starved |= self.own == Some(slot.queue) && slot.given <= self.bottom;
+        self.starved |= self.own == Some(slot.queue) && slot.last_commit <= self.oldest;
         if result < 0 {
             *place = Place::Dead;
             queue.slots -= 1;
-            self.keepers -= usize::from(slot.keeps);
+            self.resident -= usize::from(slot.keeps);
             match -result {
                 // The mount or its connection has ended.
                 libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::ENODEV => self.ended = true,
@@ -255,9 +255,9 @@ impl Ring {
         if let Some((request, data)) = request {
             if slot.is_large() && !slot.keeps {
                 // What came with a write has been copied, and its answer may take long.
-                if self.keepers < self.keep {
+                if self.resident < self.keep {
                     slot.keeps = true;
-                    self.keepers += 1;
+                    self.resident += 1;
                 } else {
                     slot.discard();
                 }
@@ -272,21 +272,21 @@ impl Ring {
     }
 
     /// Finds the slot of the thread's own queue that is with the kernel for the longest time.
-    fn find_bottom(&mut self) {
-        let gifts = self.places.iter().filter_map(|place| match place {
-            Place::Kernel(slot) if self.own == Some(slot.queue) => Some(slot.given),
+    fn find_oldest(&mut self) {
+        let commits = self.places.iter().filter_map(|place| match place {
+            Place::Kernel(slot) if self.own == Some(slot.queue) => Some(slot.last_commit),
             _ => None,
         });
-        self.bottom = gifts.min().unwrap_or(self.gifts + 1);
+        self.oldest = commits.min().unwrap_or(self.commits + 1);
     }
 
     fn commit(&mut self, device: &Device, mut slot: Slot) {
-        self.gifts += 1;
-        slot.given = self.gifts;
+        self.commits += 1;
+        slot.last_commit = self.commits;
         let index = slot.index;
         if slot.is_large() && !slot.keeps {
             slot.keeps = true;
-            self.keepers += 1;
+            self.resident += 1;
         }
         let command = slot.commit(device);
         if let Some(queue) = self.queues.iter_mut().find(|queue| queue.number == slot.queue) {
@@ -328,8 +328,8 @@ impl Ring {
 
     fn register_slot(&mut self, device: &Device, index: usize) -> io::Result<()> {
         let Some(Place::Kernel(slot)) = self.places.get_mut(index) else { return Ok(()) };
-        self.gifts += 1;
-        slot.given = self.gifts;
+        self.commits += 1;
+        slot.last_commit = self.commits;
         let buffers = slot.buffers();
         let entry = slot.register(device, &buffers);
         self.push(entry);
@@ -340,7 +340,7 @@ impl Ring {
     /// Gives back memory, of those slots first that the kernel will take last. Only now, after all completions: none of these
     /// slots has a request that was not seen.
     fn discard(&mut self) {
-        if self.keepers <= self.keep || self.uring.submission().cq_overflow() {
+        if self.resident <= self.keep || self.uring.submission().cq_overflow() {
             return;
         }
         let mut idle: Vec<&mut Slot> = self
@@ -351,10 +351,10 @@ impl Ring {
                 _ => None,
             })
             .collect();
-        idle.sort_unstable_by_key(|slot| slot.given);
-        for slot in idle.into_iter().take(self.keepers - self.keep) {
+        idle.sort_unstable_by_key(|slot| slot.last_commit);
+        for slot in idle.into_iter().take(self.resident - self.keep) {
             slot.discard();
-            self.keepers -= 1;
+            self.resident -= 1;
         }
     }
 

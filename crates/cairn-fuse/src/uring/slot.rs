@@ -42,8 +42,8 @@ pub(crate) struct Slot {
     pub(crate) index: usize,
     /// The kernel's queue: the number of a CPU.
     pub(crate) queue: u16,
-    /// Which of the ring's gifts to the kernel gave it away last.
-    pub(crate) given: u64,
+    /// Number of the ring's commit that gave it to the kernel last.
+    pub(crate) last_commit: u64,
     /// How the request that is in it must be referred to.
     commit_id: u64,
     /// Bytes of payload that the request or its answer took, the longer of the two.
@@ -68,7 +68,7 @@ impl Slot {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Slot { memory, index, queue, given: 0, commit_id: 0, touched: 0, keeps: false })
+        Ok(Slot { memory, index, queue, last_commit: 0, commit_id: 0, touched: 0, keeps: false })
     }
 
     fn bytes(&self) -> &[u8] {

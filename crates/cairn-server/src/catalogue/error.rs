@@ -48,7 +48,7 @@ pub enum CatalogueError {
     Opening(VolumeId),
     #[error("volume {volume} cannot be opened: {reason}")]
     Broken { volume: VolumeId, reason: String },
-    #[error("volume {volume} could not do it: {reason}")]
+    #[error("volume {volume}: the operation failed: {reason}")]
     Engine { volume: VolumeId, reason: String },
     #[error(transparent)]
     Store(#[from] StoreError),

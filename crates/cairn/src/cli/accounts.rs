@@ -10,10 +10,10 @@ use super::parse_duration;
 /// How to reach the control plane and how to answer.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ControlClient {
-    /// Where it is: the address of `cairn serve --http`.
+    /// Address of the control plane (`cairn serve --http`).
     #[arg(long, env = "CAIRN_API", default_value = "http://127.0.0.1:7430", value_name = "URL")]
     pub(crate) api: String,
-    /// API key. Prefer the variable or --api-key-file: arguments are visible to others.
+    /// API key. Prefer the environment variable or --api-key-file: other users can see arguments.
     #[arg(long, env = "CAIRN_API_KEY", hide_env_values = true, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
     /// File that holds the key. Default: control-key in the default data directory.
@@ -26,16 +26,16 @@ pub(crate) struct ControlClient {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Account {
-    /// Make an account and print its owner's key, this once.
+    /// Create an account and print its owner's key; it cannot be shown again.
     #[command(after_help = "\
 Examples:
-  cairn account create team                  charges are counted, and nothing follows from them
-  cairn account create student --prepaid 25  at a balance of 0 pods stop, and later volumes are deleted for good")]
+  cairn account create team                  charges are counted, with no consequences
+  cairn account create student --prepaid 25  when the balance reaches 0, pods stop and volumes are later deleted for good")]
     Create {
         name: String,
         #[arg(long, env = "CAIRN_ACCOUNT_EMAIL", default_value = "")]
         email: String,
-        /// Credit in dollars that it begins with, and that it must not use up.
+        /// Make the account prepaid, with this much initial credit in dollars.
         #[arg(long, env = "CAIRN_ACCOUNT_PREPAID", value_name = "DOLLARS")]
         prepaid: Option<f64>,
         #[command(flatten)]
@@ -47,12 +47,12 @@ Examples:
         #[command(flatten)]
         api: ControlClient,
     },
-    /// Show the account of the key that is used.
+    /// Show the account of the current key.
     Show {
         #[command(flatten)]
         api: ControlClient,
     },
-    /// Give an account credit.
+    /// Add credit to an account.
     Credit {
         /// Id of the account.
         account: String,
@@ -60,12 +60,12 @@ Examples:
         #[command(flatten)]
         api: ControlClient,
     },
-    /// Make, list and revoke API keys.
+    /// Create, list and revoke API keys.
     #[command(subcommand)]
     Key(ApiKey),
-    /// Show the time that charges follow, or advance it.
+    /// Show the clock that charges follow, or advance it.
     Clock {
-        /// Let so much time pass at once, such as 30d.
+        /// Advance the clock by this much, such as 30d.
         #[arg(long, env = "CAIRN_CLOCK_ADVANCE", value_parser = parse_duration, value_name = "TIME")]
         advance: Option<Duration>,
         #[command(flatten)]
@@ -76,33 +76,33 @@ Examples:
 /// What an API key may do.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ApiRole {
-    /// Look at everything of the account.
+    /// Read everything in the account.
     Reader,
-    /// And make, change and delete volumes, pods, endpoints and templates.
+    /// Also create, change and delete volumes, pods, endpoints and templates.
     Editor,
-    /// And the account's settings and keys.
+    /// Also manage the account's settings and keys.
     Owner,
-    /// And everything of the server.
+    /// Also administer the whole server.
     Operator,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ApiKey {
-    /// Make a key and print it, this once.
+    /// Create a key and print it; it cannot be shown again.
     Create {
-        /// What it may do.
+        /// What the key may do.
         #[arg(long, env = "CAIRN_API_KEY_ROLE", value_enum, value_name = "ROLE")]
         role: ApiRole,
-        /// What it is for.
+        /// A note on what the key is for.
         #[arg(long, env = "CAIRN_API_KEY_LABEL", default_value = "")]
         label: String,
-        /// Id of the account that it opens. Default: that of the key that is used.
+        /// Id of the account that the key belongs to. Default: the account of the current key.
         #[arg(long, env = "CAIRN_ACCOUNT", value_name = "ID")]
         account: Option<String>,
         #[command(flatten)]
         api: ControlClient,
     },
-    /// List the keys (never their text).
+    /// List the keys, without their secrets.
     List {
         #[command(flatten)]
         api: ControlClient,

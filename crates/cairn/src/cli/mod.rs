@@ -35,7 +35,7 @@ The flag wins over the variable, the variable over the file.
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 4 damage found, 5 server unreachable, 6 refused by the server, 7 cannot mount.";
 
-/// A chunked network volume for AI workloads: mount it, share it, and treat small files like an archive.
+/// A chunked network volume for AI workloads: mount it, share it, and work with many small files as fast as with an archive.
 #[derive(Debug, Parser)]
 #[command(name = "cairn", version, after_help = EXAMPLES, max_term_width = 120)]
 pub(crate) struct Cli {
@@ -45,7 +45,7 @@ pub(crate) struct Cli {
     /// What to log: error, warn, info, debug, trace, or a filter such as `cairn_client=debug`.
     #[arg(long, global = true, env = "CAIRN_LOG", default_value = "info", value_name = "FILTER")]
     pub(crate) log: String,
-    /// How to log: lines for people, or one JSON object a line.
+    /// Log format: readable text, or one JSON object per line.
     #[arg(long, global = true, env = "CAIRN_LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
     #[command(subcommand)]
@@ -61,27 +61,27 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Server, volume and mount in one process: the quickest way to a working volume.
+    /// Run server, volume and mount in one process: the quickest way to a working volume.
     Dev(Dev),
     /// Run a server for any number of volumes and mounts.
     Serve(Serve),
     /// Mount a volume at a directory.
     Mount(Mount),
-    /// Unmount a directory and wait until everything is written.
+    /// Unmount a directory and wait until all data is written.
     Umount(Umount),
-    /// Make, list, change and delete volumes.
+    /// Create, list, change and delete volumes.
     #[command(subcommand)]
     Volume(Volume),
     /// Show the server, its volumes, mounts and health.
     Status(Status),
     /// Show the live counters of a mount.
     Stats(Stats),
-    /// Bring files of a mount into its caches before they are needed.
+    /// Load files of a mount into its cache before they are needed.
     Warm(Warm),
-    /// Look at a mount's disk cache, or empty it.
+    /// Show or empty a mount's disk cache.
     #[command(subcommand)]
     Cache(Cache),
-    /// Check every invariant of a volume.
+    /// Check the consistency of a volume.
     Fsck(Fsck),
     /// Copy a tree into a volume, or unpack an archive there, without mounting it.
     Import(Import),
@@ -89,13 +89,13 @@ pub(crate) enum Command {
     Export(Export),
     /// Measure any directory, and compare it with others.
     Bench(Box<Bench>),
-    /// Accounts, credit, API keys and the clock of the control plane (`cairn serve --http`).
+    /// Manage accounts, credit, API keys and the clock of the control plane (`cairn serve --http`).
     #[command(subcommand)]
     Account(Account),
-    /// Make, list and revoke the keys that TCP clients need.
+    /// Create, list and revoke the keys that TCP clients need.
     #[command(subcommand)]
     Key(Key),
-    /// Give volumes to containers.
+    /// Provide volumes to containers.
     #[command(subcommand)]
     Plugin(Plugin),
     /// Show the emulation profiles and their parameters.
@@ -116,13 +116,13 @@ pub(crate) struct Connection {
     /// Server: unix:PATH, HOST:PORT or tls://HOST:PORT. Default: the Unix socket in the default data directory.
     #[arg(long, env = "CAIRN_SERVER", value_name = "ADDRESS")]
     pub(crate) server: Option<String>,
-    /// Key, as `cairn key create` printed it; needed over TCP. Prefer the variable or --key-file: arguments are visible to others.
+    /// Key, as printed by `cairn key create`; required over TCP. Prefer the environment variable or --key-file: other users can see arguments.
     #[arg(long, env = "CAIRN_KEY", hide_env_values = true)]
     pub(crate) key: Option<String>,
     /// File that holds the key.
     #[arg(long, env = "CAIRN_KEY_FILE", value_name = "FILE", conflicts_with = "key")]
     pub(crate) key_file: Option<PathBuf>,
-    /// Certificate authority (PEM) that the server's TLS certificate must descend from.
+    /// Certificate authority (PEM) that must have issued the server's TLS certificate.
     #[arg(long, env = "CAIRN_TLS_CA", value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
 }
@@ -139,7 +139,7 @@ pub(crate) struct Output {
 
 /// Reads `15s`, `500ms`, `2m`, `1h` or a bare number of seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let explain = || format!("{text:?} is not a time: write a number and a unit, such as 500ms, 15s, 2m or 7d");
+    let explain = || format!("{text:?} is not a duration: write a number and a unit, such as 500ms, 15s, 2m or 7d");
     let trimmed = text.trim();
     let digits = trimmed.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);

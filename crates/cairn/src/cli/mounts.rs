@@ -12,13 +12,13 @@ use crate::size::Size;
 /// See [`cairn_fuse::Transport`].
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Transport {
-    /// FUSE over io_uring where the kernel offers it, else classic. `cairn stats` says which and why. As root, switches it on in
-    /// the kernel (/sys/module/fuse/parameters/enable_uring) from Linux 6.18 on, which concerns no other program.
+    /// FUSE over io_uring if the kernel supports it, otherwise classic; `cairn stats` shows which and why. As root, enables it in
+    /// the kernel (/sys/module/fuse/parameters/enable_uring) from Linux 6.18 on; other programs are not affected.
     #[default]
     Auto,
-    /// FUSE over io_uring or no mount.
+    /// FUSE over io_uring; fail if it is not available.
     Uring,
-    /// Reads and writes of /dev/fuse.
+    /// Reads from and writes to /dev/fuse.
     Classic,
 }
 
@@ -38,23 +38,23 @@ pub(crate) struct MountTuning {
     /// Memory for cached file content.
     #[arg(long, env = "CAIRN_CACHE_SIZE", default_value = "256MiB", value_name = "SIZE")]
     pub(crate) cache_size: Size,
-    /// Directory on a local disk for a second cache of file content, which survives remounts. One for each mount.
+    /// Directory on a local disk for a second-level cache of file content, which survives remounts. Each mount needs its own.
     #[arg(long, env = "CAIRN_CACHE_DIR", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Most bytes in that directory. Some of its file system's space is left free in any case.
+    /// Maximum size of the disk cache. Some space on its file system is always left free.
     #[arg(long, env = "CAIRN_DISK_CACHE_SIZE", default_value = "20GiB", value_name = "SIZE")]
     pub(crate) disk_cache_size: Size,
-    /// Emulate another volume: native, runpod-standard, runpod-high-performance or moosefs, and what differs from it
+    /// Emulation profile: native, runpod-standard, runpod-high-performance or moosefs, optionally with overrides
     /// (runpod-standard,chown=native). `cairn profiles` shows the parameters. Default: the volume's own profile.
     #[arg(long, env = "CAIRN_PROFILE", value_name = "PROFILE")]
     pub(crate) profile: Option<Profile>,
-    /// Let the server send all file content, even where it is on this host and its files could be read from here.
+    /// Always get file content from the server, even if it runs on this host and its files could be read directly.
     #[arg(long, env = "CAIRN_NO_SHORT_CIRCUIT")]
     pub(crate) no_short_circuit: bool,
-    /// Refuse every change.
+    /// Mount read-only.
     #[arg(long, env = "CAIRN_READ_ONLY")]
     pub(crate) read_only: bool,
-    /// Let other users in (on by default for root).
+    /// Allow other users to access the mount (the default for root).
     #[arg(long, env = "CAIRN_ALLOW_OTHER")]
     pub(crate) allow_other: bool,
     /// Never update access times.
@@ -63,13 +63,13 @@ pub(crate) struct MountTuning {
     /// Mount over a directory that is not empty.
     #[arg(long, env = "CAIRN_NONEMPTY")]
     pub(crate) nonempty: bool,
-    /// How requests come from the kernel.
-    #[arg(long, env = "CAIRN_TRANSPORT", value_enum, default_value_t, value_name = "WAY")]
+    /// How the mount receives requests from the kernel.
+    #[arg(long, env = "CAIRN_TRANSPORT", value_enum, default_value_t, value_name = "TRANSPORT")]
     pub(crate) transport: Transport,
-    /// Threads that take requests from the kernel on the classic transport. Default: one for each CPU, at least two.
+    /// Number of threads that serve requests on the classic transport. Default: one per CPU, at least two.
     #[arg(long, env = "CAIRN_THREADS", value_name = "COUNT")]
     pub(crate) threads: Option<usize>,
-    /// After how long without the server a program gets an error instead of waiting on.
+    /// How long programs wait for an unreachable server before their calls fail.
     #[arg(long, env = "CAIRN_SERVER_TIMEOUT", default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
     pub(crate) server_timeout: Duration,
 }
@@ -81,7 +81,7 @@ Examples:
   cairn mount models /workspace --server storage:7420 --key-file /etc/cairn/key
   mount -t fuse.cairn models /workspace -o server=storage:7420,key_file=/etc/cairn/key
 
-For the last one and for /etc/fstab, link the program once: ln -s $(command -v cairn) /sbin/mount.fuse.cairn
+The last form and /etc/fstab need a link to the program: ln -s $(command -v cairn) /sbin/mount.fuse.cairn
 In fstab: models /workspace fuse.cairn server=storage:7420,key_file=/etc/cairn/key,_netdev 0 0")]
 pub(crate) struct Mount {
     /// Name or id of the volume.
@@ -97,10 +97,10 @@ pub(crate) struct Mount {
     /// Stay in the foreground and log to the terminal.
     #[arg(long, short, env = "CAIRN_FOREGROUND")]
     pub(crate) foreground: bool,
-    /// Where a mount in the background logs to. Default: ~/.local/state/cairn/mount.log (root: /var/log/cairn-mount.log).
+    /// Log file of a background mount. Default: ~/.local/state/cairn/mount.log (root: /var/log/cairn-mount.log).
     #[arg(long, env = "CAIRN_LOG_FILE", value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
-    /// Further options for the kernel, as `mount -o` takes them. Mounts are nosuid and nodev unless root asks for `suid` or `dev`.
+    /// Further mount options, as for `mount -o`. Mounts are nosuid and nodev unless root asks for `suid` or `dev`.
     #[arg(short = 'o', value_delimiter = ',', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,
 }
@@ -108,7 +108,7 @@ pub(crate) struct Mount {
 #[derive(Args, Debug)]
 pub(crate) struct Umount {
     pub(crate) directory: PathBuf,
-    /// Detach at once even if programs still use it; it ends when they are done.
+    /// Detach at once even if the mount is in use; it ends when its last user is done.
     #[arg(long, short, env = "CAIRN_LAZY")]
     pub(crate) lazy: bool,
     /// How long to wait for everything to be written.
@@ -123,7 +123,7 @@ pub(crate) struct Stats {
     /// Print JSON.
     #[arg(long, env = "CAIRN_JSON")]
     pub(crate) json: bool,
-    /// Print again every so often.
+    /// Print again at this interval.
     #[arg(long, env = "CAIRN_INTERVAL", value_parser = parse_duration, value_name = "TIME")]
     pub(crate) interval: Option<Duration>,
 }
@@ -134,12 +134,12 @@ Examples:
   cairn warm /workspace/models/llama
   cairn warm /workspace/env /workspace/data/train.bin --jobs 8
 
-With a disk cache (`cairn mount --cache-dir`) the content goes there; without one it is read into the kernel's cache.")]
+With a disk cache (`cairn mount --cache-dir`) the content goes there; otherwise it is read into the kernel's page cache.")]
 pub(crate) struct Warm {
     /// Files and directories of a mount.
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
-    /// Requests at the same time.
+    /// Number of concurrent requests.
     #[arg(long, env = "CAIRN_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "COUNT")]
     pub(crate) jobs: u16,
 }
@@ -160,7 +160,7 @@ Examples:
   cairn cache evict /var/cache/cairn --keep 10GiB")]
     Evict {
         directory: PathBuf,
-        /// Bytes that may stay.
+        /// How much may remain in the cache.
         #[arg(long, env = "CAIRN_CACHE_KEEP", default_value = "0", value_name = "SIZE")]
         keep: Size,
     },

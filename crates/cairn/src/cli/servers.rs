@@ -11,19 +11,19 @@ use crate::size::Size;
 /// The control plane; shared by `serve` and `dev`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ControlPlane {
-    /// Address for the APIs of clouds (Runpod GraphQL, REST v1 and v2), such as 127.0.0.1:7430. Without it there is none.
+    /// Address of the control plane's HTTP API (Runpod GraphQL, REST v1 and v2), such as 127.0.0.1:7430. Default: no control plane.
     #[arg(long, env = "CAIRN_HTTP", value_name = "ADDRESS")]
     pub(crate) http: Option<String>,
-    /// From the end of a prepaid account's balance to the end of its volumes.
+    /// Grace period: how long after a prepaid account's balance is used up its volumes are deleted.
     #[arg(long, env = "CAIRN_GRACE", default_value = "7d", value_parser = parse_duration, value_name = "TIME")]
     pub(crate) grace: Duration,
-    /// Let REST v1 shrink volumes, as the emulated cloud was seen to do; never below what is used.
+    /// Let REST v1 shrink volumes, as the emulated cloud has been observed to do; never below the space in use.
     #[arg(long, env = "CAIRN_V1_SHRINK")]
     pub(crate) v1_shrink: bool,
-    /// What runs containers for pods.
+    /// Container engine that runs pods.
     #[arg(long, env = "CAIRN_ENGINE", value_enum, default_value_t, value_name = "ENGINE")]
     pub(crate) engine: Engine,
-    /// Argument of every call of the engine, ahead of its command, such as --engine-arg=--runtime=runc (repeat for more).
+    /// Argument for every call of the engine, before its subcommand, such as --engine-arg=--runtime=runc (repeatable).
     #[arg(
         long = "engine-arg",
         env = "CAIRN_ENGINE_ARGS",
@@ -32,7 +32,7 @@ pub(crate) struct ControlPlane {
         allow_hyphen_values = true
     )]
     pub(crate) engine_arguments: Vec<String>,
-    /// Argument for each pod's container, such as --pod-arg=--network=none (repeat for more).
+    /// Argument for every pod's container, such as --pod-arg=--network=none (repeatable).
     #[arg(
         long = "pod-arg",
         env = "CAIRN_POD_ARGS",
@@ -46,12 +46,12 @@ pub(crate) struct ControlPlane {
 /// See [`cairn_control::engine::EngineChoice`].
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Engine {
-    /// Podman or else Docker, whichever works; if neither does, pods are records.
+    /// Podman if it works, otherwise Docker; if neither works, pods are only recorded, not run.
     #[default]
     Auto,
     Podman,
     Docker,
-    /// Pods are records.
+    /// Pods are only recorded, not run.
     None,
 }
 
@@ -72,23 +72,23 @@ Examples:
   cairn dev                                  mounted at /workspace, data in ~/.local/share/cairn (root: /var/lib/cairn)
   cairn dev /runpod-volume --size 200GiB --profile runpod-standard
   cairn dev ./work --data ./work.data
-  cairn dev --http 127.0.0.1:7430            and Runpod's APIs for it; the key is in the data directory: control-key
+  cairn dev --http 127.0.0.1:7430            also serve Runpod's APIs; the key is in DATA/control-key
 
-Ctrl-C writes everything, unmounts and exits. The same command brings the volume back.")]
+Ctrl-C flushes everything, unmounts and exits. The same command mounts the volume again.")]
 pub(crate) struct Dev {
     /// Where to mount.
     #[arg(default_value = "/workspace", env = "CAIRN_DIRECTORY")]
     pub(crate) directory: PathBuf,
-    /// Where the data are kept.
+    /// Data directory.
     #[arg(long, env = "CAIRN_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Size of the volume when it is first made.
+    /// Size of the volume when it is first created.
     #[arg(long, env = "CAIRN_SIZE", default_value = "100GiB", value_name = "SIZE")]
     pub(crate) size: Size,
-    /// Chunk size of the volume when it is first made: a power of two from 64KiB to 64MiB.
+    /// Chunk size of the volume when it is first created: a power of two from 64KiB to 64MiB.
     #[arg(long, env = "CAIRN_CHUNK_SIZE", default_value = "4MiB", value_name = "SIZE")]
     pub(crate) chunk_size: Size,
-    /// Volume to make and mount.
+    /// Volume to mount; created if it does not exist.
     #[arg(long, env = "CAIRN_VOLUME", default_value = "default", value_name = "NAME")]
     pub(crate) volume: String,
     #[command(flatten)]
@@ -102,10 +102,10 @@ pub(crate) struct Dev {
 Examples:
   cairn serve                                          Unix socket and 127.0.0.1:7420
   cairn serve --data /srv/cairn --listen 0.0.0.0:7420 --tls-cert cert.pem --tls-key key.pem
-  cairn serve --http 127.0.0.1:7430                    and the APIs of clouds; the operator's key is in DATA/control-key
-  cairn key create --label laptop                      a key for clients on TCP")]
+  cairn serve --http 127.0.0.1:7430                    also serve the clouds' APIs; the operator's key is in DATA/control-key
+  cairn key create --label laptop                      a key for TCP clients")]
 pub(crate) struct Serve {
-    /// Where the data are kept.
+    /// Data directory.
     #[arg(long, env = "CAIRN_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// TCP addresses to listen on, comma-separated; `none` for the Unix socket alone.
@@ -114,13 +114,13 @@ pub(crate) struct Serve {
     /// Unix socket. Default: cairn.sock in the data directory.
     #[arg(long, env = "CAIRN_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Certificate chain (PEM): makes TCP speak TLS.
+    /// Certificate chain (PEM); enables TLS on the TCP addresses.
     #[arg(long, env = "CAIRN_TLS_CERT", requires = "tls_key", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// Private key (PEM) of the certificate.
     #[arg(long, env = "CAIRN_TLS_KEY", requires = "tls_cert", value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
-    /// A mount that is silent for longer loses its leases when somebody else needs them.
+    /// How long a lease lasts without contact: a mount that is silent for longer loses its leases when another one needs them.
     #[arg(long, env = "CAIRN_LEASE_TTL", default_value = "15s", value_parser = parse_duration, value_name = "TIME")]
     pub(crate) lease_ttl: Duration,
     /// Address for Prometheus metrics.
@@ -138,30 +138,30 @@ pub(crate) struct Status {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
-    /// Make a key and print it, this once.
+    /// Create a key and print it; it cannot be shown again.
     #[command(after_help = "\
 Examples:
   cairn key create --label ci --volume models
   cairn key create --label operator --admin")]
     Create {
-        /// What it is for.
+        /// A note on what the key is for.
         #[arg(long, env = "CAIRN_KEY_LABEL", default_value = "")]
         label: String,
-        /// Volume that it opens (repeat for more).
+        /// Volume that the key gives access to (repeatable).
         #[arg(long, env = "CAIRN_KEY_VOLUMES", value_delimiter = ',', value_name = "VOLUME")]
         volume: Vec<String>,
-        /// Opens everything.
+        /// Give access to every volume and to administration.
         #[arg(long, env = "CAIRN_KEY_ADMIN", conflicts_with = "volume")]
         admin: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// List the keys (never their text).
+    /// List the keys, without their secrets.
     List {
         #[command(flatten)]
         output: Output,
     },
-    /// Revoke a key; connections that use it end.
+    /// Revoke a key and close the connections that use it.
     Revoke {
         /// Id, as `cairn key list` shows it.
         id: String,

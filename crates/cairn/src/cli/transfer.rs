@@ -11,13 +11,13 @@ use super::Connection;
 pub(crate) struct TransferTuning {
     #[command(flatten)]
     pub(crate) connection: Connection,
-    /// Files that are copied at the same time.
+    /// Number of files copied at the same time.
     #[arg(long, env = "CAIRN_JOBS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "COUNT")]
     pub(crate) jobs: u16,
-    /// Print JSON: what was copied, and the counters of the session.
+    /// Print JSON: a summary of the copy, and the session's counters.
     #[arg(long, env = "CAIRN_JSON")]
     pub(crate) json: bool,
-    /// Do not read the copy again to compare it with what was read.
+    /// Do not read the copy back to compare it with the source.
     #[arg(long, env = "CAIRN_NO_VERIFY")]
     pub(crate) no_verify: bool,
 }
@@ -25,19 +25,19 @@ pub(crate) struct TransferTuning {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  cairn import ./dataset models:/data            what is in ./dataset is then in /data
-  cairn import imagenet.tar.zst models:/imagenet unpacked there
+  cairn import ./dataset models:/data            copies the contents of ./dataset into /data
+  cairn import imagenet.tar.zst models:/imagenet unpacks the archive there
   cairn import weights.tar models:/ --as-file    the archive itself
 
 Archives: .tar, .tar.gz, .tgz, .tar.zst, .tzst, .zip. Modes, owners, times, links, holes and extended attributes are kept.
-If it is interrupted, the same command goes on: files of the right size and time are not copied again.")]
+If it is interrupted, run the same command to resume: files whose size and modification time match are not copied again.")]
 pub(crate) struct Import {
     /// Folder, file or archive on this machine.
     pub(crate) source: PathBuf,
-    /// Where to: the volume's name or id, a colon, and a folder in it, which is made if need be.
+    /// Destination: the volume's name or id, a colon, and a folder in it, which is created if needed.
     #[arg(value_name = "VOLUME:/PATH")]
     pub(crate) target: String,
-    /// Copy an archive as the file that it is.
+    /// Copy an archive as a plain file, without unpacking it.
     #[arg(long, env = "CAIRN_AS_FILE")]
     pub(crate) as_file: bool,
     #[command(flatten)]
@@ -51,13 +51,13 @@ Examples:
   cairn export models:/ models.tar.zst           everything, as an archive
   cairn export models:/weights/a.bin /tmp        one file
 
-Archives: .tar, .tar.gz, .tgz, .tar.zst, .tzst, .zip. If it is interrupted, the same command goes on with a folder, and
-makes an archive anew.")]
+Archives: .tar, .tar.gz, .tgz, .tar.zst, .tzst, .zip. If it is interrupted, run the same command again: it resumes for a folder, and
+starts over for an archive.")]
 pub(crate) struct Export {
-    /// What: the volume's name or id, a colon, and a folder or file in it.
+    /// Source: the volume's name or id, a colon, and a folder or file in it.
     #[arg(value_name = "VOLUME:/PATH")]
     pub(crate) source: String,
-    /// Folder, which is made if need be, or archive to make.
+    /// Destination: a folder, which is created if needed, or an archive to create.
     pub(crate) target: PathBuf,
     #[command(flatten)]
     pub(crate) tuning: TransferTuning,

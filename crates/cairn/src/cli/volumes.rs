@@ -8,23 +8,23 @@ use crate::size::Size;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Volume {
-    /// Make a volume.
+    /// Create a volume.
     #[command(after_help = "Example:\n  cairn volume create models --size 500GiB --data-center EU-RO-1")]
     Create {
         name: String,
-        /// Most bytes its files may take.
+        /// Size limit: how many bytes the files may use.
         #[arg(long, env = "CAIRN_SIZE", value_name = "SIZE")]
         size: Size,
-        /// Most files, directories and links. Default: one for each 4 KiB of the size, at least a million.
+        /// Inode limit: files, directories and links. Default: one per 4 KiB of the size, at least a million.
         #[arg(long, env = "CAIRN_INODES", value_name = "COUNT")]
         inodes: Option<u64>,
         /// Chunk size: a power of two from 64KiB to 64MiB.
         #[arg(long, env = "CAIRN_CHUNK_SIZE", default_value = "4MiB", value_name = "SIZE")]
         chunk_size: Size,
-        /// Data centre, as the emulated clouds name it.
+        /// Data center, as the emulated cloud names it.
         #[arg(long, env = "CAIRN_DATA_CENTER", default_value = "US-TX-2", value_name = "ID")]
         data_center: String,
-        /// What the volume emulates: native, runpod-standard, runpod-high-performance or moosefs, and what differs from it
+        /// Emulation profile: native, runpod-standard, runpod-high-performance or moosefs, optionally with overrides
         /// (runpod-standard,chown=native). `cairn profiles` shows the parameters.
         #[arg(long, env = "CAIRN_PROFILE", default_value = "native", value_name = "PROFILE")]
         profile: Profile,
@@ -56,24 +56,25 @@ pub(crate) enum Volume {
         #[command(flatten)]
         output: Output,
     },
-    /// Change what a volume emulates.
+    /// Change the emulation profile of a volume.
     #[command(after_help = "\
 Examples:
   cairn volume set models --profile runpod-standard
   cairn volume set models --profile runpod-standard,chown=native,metadata-latency=5ms
 
-Mounts follow from their next start on. The volume must not be mounted if its quota would count otherwise.")]
+Running mounts keep their profile until they are mounted again. If the new profile counts the quota differently, the
+volume must not be mounted.")]
     Set {
         /// Name or id.
         volume: String,
-        /// What the volume emulates: native, runpod-standard, runpod-high-performance or moosefs, and what differs from it
+        /// Emulation profile: native, runpod-standard, runpod-high-performance or moosefs, optionally with overrides
         /// (runpod-standard,chown=native). `cairn profiles` shows the parameters.
         #[arg(long, env = "CAIRN_PROFILE", value_name = "PROFILE")]
         profile: Profile,
         #[command(flatten)]
         output: Output,
     },
-    /// Give a volume another name.
+    /// Rename a volume.
     Rename {
         /// Name or id.
         volume: String,
@@ -81,18 +82,18 @@ Mounts follow from their next start on. The volume must not be mounted if its qu
         #[command(flatten)]
         output: Output,
     },
-    /// Delete a volume and all that is in it.
+    /// Delete a volume and everything in it.
     #[command(visible_alias = "rm")]
     Delete {
         /// Name or id.
         volume: String,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long, short, env = "CAIRN_YES")]
         yes: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// Show what a volume uses: logical bytes as `du` and quota count them, and what is stored.
+    /// Show the space a volume uses: logical bytes, as `du` and the quota count them, and bytes stored.
     Usage {
         /// Name or id.
         volume: String,

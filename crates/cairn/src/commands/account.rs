@@ -29,7 +29,7 @@ pub(crate) fn run(command: Account) -> Result<ExitCode> {
                 return output_json(&made);
             }
             println!("{}", text(&made["key"]));
-            eprintln!("keep it safe: it is shown this once (owner's key of account {})", text(&made["id"]));
+            eprintln!("keep it safe: it cannot be shown again (owner's key of account {})", text(&made["id"]));
         }
         Account::List { api } => {
             let answer = ask(&api, Method::GET, "/cairn/v1/accounts", None)?;
@@ -81,7 +81,7 @@ fn keys(command: ApiKey) -> Result<ExitCode> {
             }
             println!("{}", text(&made["key"]));
             eprintln!(
-                "keep it safe: it is shown this once (id {}, {role} of {})",
+                "keep it safe: it cannot be shown again (id {}, {role} of {})",
                 text(&made["id"]),
                 text(&made["account"])
             );
@@ -169,9 +169,9 @@ fn ask(api: &ControlClient, method: Method, path: &str, body: Option<Value>) -> 
 }
 
 async fn request(base: &str, key: &str, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
-    let address: Uri = base.parse().with_context(|| format!("{base:?} is no address: write http://HOST:PORT"))?;
+    let address: Uri = base.parse().with_context(|| format!("{base:?} is not an address: write http://HOST:PORT"))?;
     if address.scheme_str() != Some("http") {
-        bail!("{base:?} is not an address that can be asked: write http://HOST:PORT (a proxy's https is not spoken)");
+        bail!("{base:?} is not supported: write http://HOST:PORT (https is not supported)");
     }
     let host = address.host().with_context(|| format!("{base:?} names no host"))?;
     let port = address.port_u16().unwrap_or(80);
@@ -192,17 +192,17 @@ async fn request(base: &str, key: &str, method: Method, path: &str, body: Option
         .header("authorization", format!("Bearer {key}"))
         .header("content-type", "application/json")
         .body(Full::new(content))
-        .context("the request cannot be written: is the id or the key right?")?;
-    let response = sender.send_request(request).await.context("the control plane broke off")?;
+        .context("the request cannot be built: check the id and the key")?;
+    let response = sender.send_request(request).await.context("the connection to the control plane was lost")?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
     running.abort();
-    let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+    let body = body.map_err(|error| anyhow::anyhow!("the response was cut short: {error}"))?.to_bytes();
     if status == StatusCode::NO_CONTENT {
         return Ok(Value::Null);
     }
     let answer: Value =
-        serde_json::from_slice(&body).with_context(|| format!("{base} does not answer as a control plane"))?;
+        serde_json::from_slice(&body).with_context(|| format!("{base} does not respond like a control plane"))?;
     if !status.is_success() {
         let sentence = answer["error"].as_str().unwrap_or("refused").to_owned();
         return Err(WithExit(Exit::Refused, sentence).into());

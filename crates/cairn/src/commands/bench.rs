@@ -118,7 +118,7 @@ fn measure(targets: Vec<Target>, options: &Bench) -> Result<Report> {
     })?;
     match outcome {
         Ok(report) => Ok(report),
-        Err(BenchError::Interrupted) => bail!("interrupted; what was made for the measurement is removed"),
+        Err(BenchError::Interrupted) => bail!("interrupted; the files created for the measurement were removed"),
         Err(error) => Err(error.into()),
     }
 }
@@ -127,7 +127,7 @@ fn usable(directory: &Path) -> Result<PathBuf> {
     let absolute = directory.canonicalize().map_err(|error| {
         WithExit(Exit::Usage, format!("{}: {error}; name an existing directory to measure in", directory.display()))
     })?;
-    runner::check(&absolute).context("cannot measure there; name a directory that you may write to")?;
+    runner::check(&absolute).context("cannot measure there; name a writable directory")?;
     Ok(absolute)
 }
 

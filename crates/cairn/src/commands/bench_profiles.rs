@@ -47,7 +47,7 @@ impl Volumes {
             Some(parent) => builder.tempdir_in(parent),
             None => builder.tempdir(),
         };
-        let folder = folder.context("cannot make a folder for the volumes; name a directory that you may write to")?;
+        let folder = folder.context("cannot create a folder for the volumes; name a writable directory")?;
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut volumes = Volumes { program, profiles, mounts: Vec::new(), server: None, folder };
         volumes.start_server()?;
@@ -125,13 +125,13 @@ impl Volumes {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .context("cannot start the server of the volumes")?;
+            .context("cannot start the server for the volumes")?;
         self.server = Some(child);
         let deadline = Instant::now() + START_LIMIT;
         while let Err(error) = connect::ask(&self.connection(), AdminRequest::VolumeList) {
             let ended = self.server.as_mut().is_some_and(|server| !matches!(server.try_wait(), Ok(None)));
             if ended || Instant::now() > deadline {
-                return Err(error).with_context(|| format!("the server of the volumes did not start: {}", self.log()));
+                return Err(error).with_context(|| format!("the server for the volumes did not start: {}", self.log()));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -61,7 +61,7 @@ async fn container_engine(
         pod_arguments: options.pod_arguments.clone(),
         state: server.state().data_path().join("containers"),
         connect: ConnectOptions::new(ServerAddress::Unix(socket)),
-        program: std::env::current_exe().context("this program's own file cannot be found")?,
+        program: std::env::current_exe().context("cannot find this program's own executable")?,
     };
-    engine::choose(engine).await.context("the state of the container engine cannot be read")
+    engine::choose(engine).await.context("cannot determine the state of the container engine")
 }

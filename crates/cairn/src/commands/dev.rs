@@ -26,7 +26,7 @@ async fn serve_and_mount(options: &Dev) -> Result<()> {
     config.unix_socket = Some(socket.clone());
     let server = Server::start(config).await?;
     let outcome = mount_on(options, &server, ConnectOptions::new(ServerAddress::Unix(socket)), &data).await;
-    let stopped = server.shutdown().await.context("the server could not be shut down in good order");
+    let stopped = server.shutdown().await.context("the server could not be shut down cleanly");
     outcome.and(stopped)
 }
 

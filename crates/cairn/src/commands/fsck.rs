@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Fsck) -> Result<ExitCode> {
     let left = found.saturating_sub(outcome.repaired);
     println!("{}: {found} problems, {} repaired, {left} left", options.volume, outcome.repaired);
     if left > 0 && !options.repair {
-        println!("run again with --repair to mend what can be mended");
+        println!("run again with --repair to fix what can be fixed");
     }
     Ok(if left == 0 { ExitCode::SUCCESS } else { Exit::Damaged.into() })
 }

@@ -30,7 +30,7 @@ fn create(label: String, volumes: Vec<String>, admin: bool, output: &Output) -> 
     let scope = match (admin, volumes.is_empty()) {
         (true, _) => KeyScopeRequest::Admin,
         (false, false) => KeyScopeRequest::Volumes(volumes),
-        (false, true) => bail!("say what the key opens: --volume NAME (repeat for more) or --admin"),
+        (false, true) => bail!("say what the key gives access to: --volume NAME (repeatable) or --admin"),
     };
     let reply = connect::ask(&output.connection, AdminRequest::KeyCreate { label, scope })?;
     let AdminReply::KeyCreated { key, info } = reply else { return connect::unexpected() };
@@ -40,7 +40,7 @@ fn create(label: String, volumes: Vec<String>, admin: bool, output: &Output) -> 
         output::json(&value)?;
     } else {
         println!("{key}");
-        eprintln!("keep it safe: it is shown this once (id {}, opens {})", info.id, scope_text(&info.scope));
+        eprintln!("keep it safe: it cannot be shown again (id {}, access to {})", info.id, scope_text(&info.scope));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -68,7 +68,7 @@ fn list(output: &Output) -> Result<ExitCode> {
     if output.json {
         output::json(&keys.iter().map(as_json).collect::<Vec<_>>())?;
     } else if keys.is_empty() {
-        println!("no keys; make one with `cairn key create --volume NAME` (the Unix socket needs none)");
+        println!("no keys; create one with `cairn key create --volume NAME` (the Unix socket needs none)");
     } else {
         let rows: Vec<Vec<String>> =
             keys.iter().map(|key| vec![key.id.clone(), key.label.clone(), scope_text(&key.scope)]).collect();

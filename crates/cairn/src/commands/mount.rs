@@ -16,7 +16,7 @@ use cairn_runtime::MemoryBudget;
 use crate::cli::Mount;
 use crate::commands::mounted::{self, Plan};
 use crate::exit_code::{Exit, WithExit};
-use crate::{connect, paths, runtime};
+use crate::{connect, output, paths, runtime};
 
 /// Set in the process that becomes the daemon.
 const DAEMON_VARIABLE: &str = "CAIRN_INTERNAL_DAEMON";
@@ -63,7 +63,7 @@ fn run_daemon(options: &Mount) -> Result<ExitCode> {
         Err(error) if announced => Err(error),
         Err(error) => {
             let exit = error.downcast_ref::<WithExit>().map_or(Exit::Failure, |with| with.0);
-            println!("{} {error:#}", exit as u8);
+            println!("{} {}", exit as u8, output::sentence(&error));
             Ok(exit.into())
         }
     }
@@ -97,7 +97,7 @@ fn start_daemon(options: &Mount) -> Result<ExitCode> {
         eprintln!("cairn: {message}");
         return Ok(ExitCode::from(code));
     }
-    bail!("the mount process ended before the mount was live; see {}", log_path.display())
+    bail!("the mount process exited before the mount was ready; see {}", log_path.display())
 }
 
 fn open_log(path: &Path) -> Result<File> {

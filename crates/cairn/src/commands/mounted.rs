@@ -62,7 +62,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     if has("strictatime") {
         bail!(WithExit(
             Exit::Usage,
-            "strictatime is not offered: access times are kept as relatime keeps them; mount without it, or with \
+            "strictatime is not supported: access times follow relatime; mount without it, or with \
              noatime or nodiratime"
                 .into()
         ));
@@ -85,7 +85,7 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     let profile = match profile_for(plan.tuning.profile, volume.info()) {
         Ok(profile) => profile,
         Err(error) => {
-            volume.close(CLOSE_LIMIT).await.context("the volume could not be closed in good order")?;
+            volume.close(CLOSE_LIMIT).await.context("the volume could not be closed cleanly")?;
             return Err(error);
         }
     };
@@ -107,11 +107,11 @@ pub(crate) async fn start(plan: Plan) -> Result<Live> {
     let (mount, emulation) = match mounted {
         Ok((mount, emulation)) => (Arc::new(mount), emulation),
         Err(error) => {
-            volume.close(CLOSE_LIMIT).await.context("the volume could not be closed in good order")?;
+            volume.close(CLOSE_LIMIT).await.context("the volume could not be closed cleanly")?;
             return Err(error);
         }
     };
-    tracing::info!("requests of {} come by {}", directory.display(), mount.transport());
+    tracing::info!("{} receives requests by {}", directory.display(), mount.transport());
     if profile != Profile::default() {
         tracing::info!("{} emulates {profile}", directory.display());
     }
@@ -126,14 +126,14 @@ fn profile_for(wanted: Option<Profile>, info: &VolumeInfo) -> Result<Profile> {
     let Some(profile) = wanted else {
         return info.profile.parse().with_context(|| {
             format!(
-                "volume {} has a profile that this program does not know: upgrade it, or name one with --profile",
+                "volume {} has a profile that this version of cairn does not know: upgrade cairn, or choose a profile with --profile",
                 info.name
             )
         });
     };
     if profile.allocation() != info.allocation {
         tracing::warn!(
-            "the quota of {} goes on counting by the volume's own profile ({}), because it counts for all mounts; \
+            "the quota of {} still follows the volume's own profile ({}), because all mounts share it; \
              `cairn volume set {} --profile` changes it",
             info.name,
             info.profile,
@@ -154,7 +154,7 @@ fn make(
         let mount = Mount::new(volume, options, runtime).map_err(|error| mount_error(&error))?;
         return Ok((mount, Emulation { profile, paced: None }));
     }
-    let emulated = Emulated::new(volume, profile).context("no thread can be had for the profile's pace")?;
+    let emulated = Emulated::new(volume, profile).context("cannot start the thread that adds the profile's delays")?;
     let paced = Box::new(emulated.watch());
     let mount = Mount::new(emulated, options, runtime).map_err(|error| mount_error(&error))?;
     Ok((mount, Emulation { profile, paced: Some(paced) }))
@@ -190,7 +190,7 @@ impl Live {
         // What programs wrote goes out first, so that a busy mount that must be detached lazily loses nothing.
         let flushed = tokio::time::timeout(CLOSE_LIMIT, self.volume.sync_all()).await;
         if !matches!(flushed, Ok(Ok(()))) {
-            tracing::warn!("not everything could be written at once; trying again while unmounting");
+            tracing::warn!("some data could not be written; trying again while unmounting");
         }
         if ended.is_some()
             && let Err(error) = self.mount.unmount(UNMOUNT_LIMIT).await
@@ -200,7 +200,7 @@ impl Live {
         self.volume
             .close(CLOSE_LIMIT)
             .await
-            .with_context(|| format!("not everything was written before {} was unmounted", self.directory.display()))
+            .with_context(|| format!("not all data was written before {} was unmounted", self.directory.display()))
     }
 }
 
@@ -210,7 +210,7 @@ fn absolute(directory: &Path) -> Result<PathBuf> {
         && error.kind() != std::io::ErrorKind::AlreadyExists
         && !error.raw_os_error().is_some_and(|errno| DEAD_MOUNT.contains(&errno))
     {
-        let message = format!("cannot make the directory {}: {error}", directory.display());
+        let message = format!("cannot create the directory {}: {error}", directory.display());
         return Err(WithExit(Exit::CannotMount, message).into());
     }
     std::path::absolute(directory).with_context(|| format!("no such directory: {}", directory.display()))

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use cairn_containers::volume_plugin::{PluginOptions, VolumePlugin};
 
 use crate::cli::{DockerPlugin, Plugin};
-use crate::{connect, runtime};
+use crate::{connect, output, runtime};
 
 pub(crate) fn run(command: &Plugin) -> Result<ExitCode> {
     match command {
@@ -27,8 +27,8 @@ fn serve_docker(options: &DockerPlugin) -> Result<ExitCode> {
         println!("listening on unix:{}", options.socket.display());
         let end = async {
             match runtime::asked_to_stop(true).await {
-                Ok(reason) => tracing::info!("{reason}: ending; mounts stay"),
-                Err(error) => tracing::error!("{error:#}"),
+                Ok(reason) => tracing::info!("{reason}: shutting down; mounts stay"),
+                Err(error) => tracing::error!("{}", output::sentence(&error)),
             }
         };
         plugin.serve(end).await;

@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Serve) -> Result<ExitCode> {
             println!("metrics on http://{address}/metrics");
         }
         let outcome = serve_apis(&server, socket, &options.http).await;
-        let stopped = server.shutdown().await.context("the server could not be shut down in good order");
+        let stopped = server.shutdown().await.context("the server could not be shut down cleanly");
         outcome.and(stopped)
     })?;
     Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::{Map, Value};
 
 use crate::cli::Stats;
@@ -39,11 +39,18 @@ fn print(stats: &Map<String, Value>) {
 
 /// Asks the mount that `directory` is the root of.
 pub(crate) fn read(directory: &Path) -> Result<Map<String, Value>> {
-    let text = get_attribute(directory, OsStr::new(cairn_client::STATS_ATTRIBUTE))
-        .with_context(|| format!("{} is not the root of a live Cairn mount", directory.display()))?;
+    let text = get_attribute(directory, OsStr::new(cairn_client::STATS_ATTRIBUTE)).map_err(|error| {
+        let place = directory.display();
+        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error) {
+            Some(libc::ENODATA | libc::EOPNOTSUPP) => {
+                anyhow!("{place} is not the root of a Cairn mount; `cairn status` lists the mounts")
+            }
+            _ => error.context(format!("the mount at {place} does not answer")),
+        }
+    })?;
     match serde_json::from_slice(&text)? {
         Value::Object(map) => Ok(map),
-        _ => bail!("the mount at {} gave counters that cannot be read", directory.display()),
+        _ => bail!("the counters of the mount at {} cannot be parsed", directory.display()),
     }
 }
 

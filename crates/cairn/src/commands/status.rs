@@ -77,7 +77,7 @@ fn told_by_mount(session: &SessionStatus) -> Option<Told> {
 fn print_text(status: &ServerStatus) {
     output::facts(&[
         ("server", status.software.clone()),
-        ("up for", format!("{} s", status.uptime_ms / 1000)),
+        ("uptime", format!("{} s", status.uptime_ms / 1000)),
         ("listening on", status.listening.join(", ")),
         ("data", status.data_directory.clone()),
         ("memory", Size(status.memory_bytes).to_string()),
@@ -132,7 +132,7 @@ fn print_text(status: &ServerStatus) {
             .collect();
         if !mounts.is_empty() {
             println!();
-            let header = ["MOUNT HERE", "PROFILE", "REQUESTS COME BY", "READS THE SERVER'S FILES"];
+            let header = ["LOCAL MOUNT", "PROFILE", "TRANSPORT", "SHORT CIRCUIT"];
             output::table(&header, &mounts);
         }
     }

@@ -167,7 +167,7 @@ impl Transfer {
         }
         let closed = self.runtime.block_on(volume.close(CLOSE_LIMIT));
         let result = outcome?;
-        closed.context("the volume could not be closed in good order")?;
+        closed.context("the volume could not be closed cleanly")?;
         Ok(result)
     }
 

@@ -83,7 +83,7 @@ fn detach(directory: &Path, lazy: bool) -> Result<()> {
 fn busy(directory: &Path) -> anyhow::Error {
     let place = directory.display();
     let message = format!(
-        "{place} is in use: end the programs that have files open there or work in it (`fuser -vm {place}` lists them), \
+        "{place} is in use: stop the programs that have files open or their working directory in it (`fuser -vm {place}` lists them), \
          or detach it with --lazy"
     );
     WithExit(Exit::Failure, message).into()
@@ -115,7 +115,7 @@ fn wait_for_end(pid: u64, limit: Duration) -> Result<ExitCode> {
     while is_running(&process) {
         if Instant::now() > deadline {
             let message = format!(
-                "unmounted, but process {pid} is still writing after {} s (is the server reachable?); it goes on in the background",
+                "unmounted, but process {pid} is still writing after {} s (is the server reachable?); it continues in the background",
                 limit.as_secs()
             );
             return Err(WithExit(Exit::Failure, message).into());

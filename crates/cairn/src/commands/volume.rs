@@ -15,7 +15,7 @@ pub(crate) fn run(command: Volume) -> Result<ExitCode> {
     match command {
         Volume::Create { name, size, inodes, chunk_size, data_center, profile, output } => {
             let Ok(chunk_size) = u32::try_from(chunk_size.0) else {
-                bail!("chunk size {chunk_size} is too large: it takes a power of two from 64KiB to 64MiB");
+                bail!("chunk size {chunk_size} is too large: it must be a power of two from 64KiB to 64MiB");
             };
             let request = AdminRequest::VolumeCreate {
                 name,
@@ -72,7 +72,7 @@ fn show(output: &Output, request: AdminRequest) -> Result<ExitCode> {
         let mut facts = vec![
             ("id", info.id.to_string()),
             ("name", info.name.clone()),
-            ("data centre", info.data_center.clone()),
+            ("data center", info.data_center.clone()),
             ("size", Size(usage.bytes_limit).to_string()),
             ("used", Size(usage.bytes_used).to_string()),
             ("files", format!("{} of {}", usage.inodes_used, usage.inodes_limit)),
@@ -94,7 +94,7 @@ fn list(output: &Output) -> Result<ExitCode> {
     if output.json {
         output::json(&volumes.iter().map(as_json).collect::<Vec<_>>())?;
     } else if volumes.is_empty() {
-        println!("no volumes yet; make one with `cairn volume create NAME --size 100GiB`");
+        println!("no volumes yet; create one with `cairn volume create NAME --size 100GiB`");
     } else {
         let rows: Vec<Vec<String>> = volumes
             .iter()
@@ -109,9 +109,9 @@ fn list(output: &Output) -> Result<ExitCode> {
                 ]
             })
             .collect();
-        output::table(&["ID", "NAME", "USED", "SIZE", "FILES", "DATA CENTRE"], &rows);
+        output::table(&["ID", "NAME", "USED", "SIZE", "FILES", "DATA CENTER"], &rows);
         for VolumeStatus { info, trouble, .. } in volumes.iter().filter(|status| !status.trouble.is_empty()) {
-            println!("trouble with {} ({}): {trouble}", info.name, info.id);
+            println!("problem with {} ({}): {trouble}", info.name, info.id);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -140,10 +140,10 @@ fn delete(volume: String, yes: bool, output: &Output) -> Result<ExitCode> {
     if !yes {
         let status = ask_for_volume(output, AdminRequest::VolumeShow { volume: volume.clone() })?;
         if !std::io::stdin().is_terminal() {
-            bail!("deleting a volume asks first, and there is no terminal to ask on: add --yes");
+            bail!("deleting a volume needs confirmation, and there is no terminal to ask on: add --yes");
         }
         print!(
-            "Delete volume {} ({}) with {} files, {}? This cannot be undone. Type its name to go on: ",
+            "Delete volume {} ({}) with {} files, {}? This cannot be undone. Type its name to continue: ",
             status.info.name,
             status.info.id,
             status.usage.inodes_used,

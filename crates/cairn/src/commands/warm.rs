@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Warm) -> Result<ExitCode> {
         && total > limit
     {
         let (total, limit) = (Size(total), Size(limit));
-        bail!("{total} do not fit the disk cache, which holds {limit}: mount with a larger --disk-cache-size");
+        bail!("{total} does not fit in the disk cache of {limit}: mount with a larger --disk-cache-size");
     }
     let bar = ProgressBar::new(total);
     let style = "{bar:40} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
@@ -81,7 +81,7 @@ pub(crate) fn run(options: &Warm) -> Result<ExitCode> {
     let left_out = outcome.left_out.into_inner();
     println!("{} cached", Size(outcome.cached.into_inner()));
     if left_out > 0 {
-        bail!("the disk cache had no room for {}: mount with a larger --disk-cache-size", Size(left_out));
+        bail!("the disk cache had no space for {}: mount with a larger --disk-cache-size", Size(left_out));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -200,7 +200,7 @@ fn ask(path: &Path, offset: u64, length: u64) -> Result<Told> {
     let numbers: Result<Vec<u64>, _> = answer.split('/').map(str::parse).collect();
     match numbers.as_deref() {
         Ok(&[there, all, limit]) => Ok(Told::Answer(Answer { there, all, limit })),
-        _ => bail!("the mount answered {answer:?}; is it of another version?"),
+        _ => bail!("unexpected answer from the mount: {answer:?}; is it a different version of cairn?"),
     }
 }
 

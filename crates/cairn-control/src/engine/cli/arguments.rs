@@ -18,7 +18,7 @@ pub(super) fn name_of(pod: &PodSpec) -> String {
 pub(super) fn check(pod: &PodSpec, directories: &[PathBuf]) -> Result<(), EngineError> {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-/:@".contains(letter);
     if pod.image.is_empty() || pod.image.contains(":/") || !pod.image.chars().all(plain) {
-        let reason = "an image is named like registry.example/team/image:tag".to_owned();
+        let reason = "the name of an image looks like registry.example/team/image:tag".to_owned();
         return Err(EngineError::Image { image: pod.image.clone(), reason });
     }
     let targets = pod.mounts.iter().map(|mount| mount.path.clone());
@@ -51,7 +51,7 @@ impl EnvironmentFile {
             }
             if value.contains('\0') {
                 return Err(EngineError::Refused(format!(
-                    "the value of the environment variable {name} has a zero in it"
+                    "the value of the environment variable {name} contains a NUL byte"
                 )));
             }
             if value.contains(['\n', '\r']) {

@@ -33,7 +33,7 @@ pub(super) fn routes() -> Routes {
         .post("/v1/pods/{podId}/update", "Change a pod", pods::update)
         .post("/v1/pods/{podId}/start", "Start a pod", pods::start)
         .post("/v1/pods/{podId}/stop", "Stop a pod", pods::stop)
-        .post("/v1/pods/{podId}/reset", "Make a pod's container anew", pods::reset)
+        .post("/v1/pods/{podId}/reset", "Recreate a pod's container", pods::reset)
         .post("/v1/pods/{podId}/restart", "Restart a pod", pods::restart)
         .get("/v1/endpoints", "List endpoints", endpoints::list)
         .post("/v1/endpoints", "Create an endpoint", endpoints::create)

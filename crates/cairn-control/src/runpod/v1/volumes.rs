@@ -22,7 +22,7 @@ fn check_size(size: u64) -> Result<u64, ServiceError> {
     if size <= SIZE_MAX {
         return Ok(size);
     }
-    Err(ServiceError::Invalid(format!("a network volume has at most {SIZE_MAX} GB: {size} GB cannot be had")))
+    Err(ServiceError::Invalid(format!("a network volume has at most {SIZE_MAX} GB: {size} GB is not possible")))
 }
 
 pub(super) async fn list(Caller { service, who }: Caller) -> Answer {
