@@ -321,6 +321,33 @@ def test_write_then_rename_is_never_half_seen(two_mounts):
     assert not wrong
 
 
+@pytest.mark.parametrize("reader", ["on the same mount", "on the other"])
+def test_a_name_that_is_always_replaced_is_always_there(two_mounts, reader: str):
+    """Opening goes from the name to the file in two steps, and a program may stand between the two when the file is replaced."""
+    first, second = two_mounts
+    name = (first if reader == "on the same mount" else second) / "config"
+    (first / "config").write_text("0")
+    code = (
+        "import os, sys, time\nend, wrong = time.monotonic() + 4, []\n"
+        "while time.monotonic() < end:\n"
+        "    try:\n        with open(sys.argv[1]) as file: wrong += [] if file.read() else ['empty']\n"
+        "        os.readlink(sys.argv[2])\n"
+        "    except OSError as error: wrong.append(str(error))\n"
+        "print(wrong or 'right')"
+    )
+    command = [sys.executable, "-c", code, str(name), str(name.parent / "link")]
+    os.symlink("0", first / "link")
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    number = 0
+    while any(process.poll() is None for process in readers):
+        number += 1
+        (first / "config.new").write_text(str(number))
+        os.rename(first / "config.new", first / "config")
+        os.symlink(str(number), first / "link.new")
+        os.rename(first / "link.new", first / "link")
+    assert [process.communicate(timeout=30)[0].strip() for process in readers] == ["right"] * 4
+
+
 @pytest.mark.parametrize("seed", [11, 12, 13, 14])
 @pytest.mark.limit(400)
 def test_random_operations_from_both(two_mounts, seed: int):

@@ -6,7 +6,7 @@ pub(crate) enum Life {
     /// It has a name, as far as is known here.
     #[default]
     Named,
-    /// The last name is gone, and the server keeps the content because this session has the file open.
+    /// The last name is gone, and the server keeps the content for this session, where the file is open or about to be.
     Orphaned,
     /// The last name is gone, and the server lets the node go.
     Gone,

@@ -430,6 +430,17 @@ impl NodeState {
         self.uses.opens > 0
     }
 
+    /// Whether a program can still come to this file without a name: it has it open, or is on the way from a name to an
+    /// open file, for which the kernel may have no need to look the name up again.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.is_open() || self.is_referred_to()
+    }
+
+    /// The server keeps it for this session alone to no use: nobody can come to it any more.
+    pub(crate) fn is_kept_for_nobody(&self) -> bool {
+        self.life == Life::Orphaned && !self.is_reachable()
+    }
+
     /// A program opens it. Whether the kernel may keep the pages that it has.
     pub(crate) fn open(&mut self) -> bool {
         self.uses.opens += 1;
@@ -447,11 +458,11 @@ impl NodeState {
         last
     }
 
-    /// Whether a program has this file open, or is between looking it up and opening it: then its content must outlive
-    /// its last name.
+    /// Whether a program has this file open, or is between looking it (or a symbolic link) up and opening it: then its
+    /// content must outlive its last name.
     pub(crate) fn is_wanted(&self) -> bool {
         let expected = || self.uses.named_at.is_some_and(|named| named.elapsed() < OPENING_TIME);
-        self.is_file() && (self.is_open() || expected())
+        self.directory().is_none() && (self.is_open() || expected())
     }
 
     /// The server is being told that this file is open here.

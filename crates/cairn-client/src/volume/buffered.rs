@@ -204,9 +204,13 @@ impl Mount {
         Ok(true)
     }
 
-    /// Lets go of a node whose last name has just gone, unless it is open.
+    /// Lets go of a node whose last name has just gone, unless it is open or was kept because it is about to be.
     fn let_go(self: &Arc<Self>, node: &Arc<Node>) {
-        if !node.lock().is_open() {
+        let gone = {
+            let state = node.lock();
+            !state.is_open() && (state.life() == Life::Gone || state.is_kept_for_nobody())
+        };
+        if gone {
             self.drop_orphan(node, false);
         }
     }
@@ -309,7 +313,8 @@ impl Mount {
         let mut replaced = None;
         let mut gone = false;
         if let Some(state) = target.and_then(|target| locked.get(target)) {
-            keep = state.is_open() && !moved.is_dir();
+            // As for a rename at the server: a program may be on its way from the name to the open file.
+            keep = state.is_reachable() && !moved.is_dir();
             replaced = state.attr().map(|attr| attr.kind);
             gone = if moved.is_dir() { remove_directory(state, time) } else { unlink(state, keep, time) };
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cairn_types::{Errno, FileKind, Ino, LeaseMode, LockFamily, LockOwner, MetaOp};
+use cairn_types::{Errno, FileKind, Ino, LeaseMode, LockFamily, LockOwner};
 use cairn_wire::message::LeaseReturn;
 
 use super::{CloseError, Mount};
@@ -34,9 +34,9 @@ impl Mount {
                 continue;
             }
             // Without a name it is as good as any other while the server keeps it for this mount: it had one when the
-            // kernel looked it up.
-            let nameless = state.attr().is_some_and(|attr| attr.nlink == 0) && !state.is_declared_open();
-            if !state.is_open() && (state.life() != Life::Named || nameless) {
+            // kernel came to it.
+            let kept = state.is_open() || state.is_declared_open() || state.life() == Life::Orphaned;
+            if state.life() == Life::Gone || (!kept && state.attr().is_some_and(|attr| attr.nlink == 0)) {
                 return Err(Errno::ESTALE.into());
             }
             if state.attr().is_some_and(|attr| attr.kind == FileKind::Directory) && wants_to_write(open_flags) {
@@ -96,15 +96,11 @@ impl Mount {
             return;
         }
         let node = self.nodes.table.get_or_insert(ino);
-        let (last, declared, removed, private) = {
+        let declared = {
             let mut state = node.lock();
-            let last = state.close();
-            let declared = last && state.take_declared_open();
-            (last, declared, state.life() != Life::Named, state.lease().is_since_birth())
+            state.close() && state.take_declared_open()
         };
-        if last && removed {
-            self.drop_orphan(&node, !private);
-        }
+        self.drop_unreachable(&node);
         if declared {
             self.session.close_files(vec![ino]);
         }
@@ -114,6 +110,20 @@ impl Mount {
                 tracing::warn!(%ino, ?errno, "a lock could not be given back");
             }
         }
+    }
+
+    /// Lets a node without a name go that has just been closed or forgotten, if it was the last that anybody could do with
+    /// it.
+    fn drop_unreachable(self: &Arc<Self>, node: &Arc<Node>) {
+        let private = {
+            let state = node.lock();
+            let over = state.is_kept_for_nobody() || (state.life() == Life::Gone && !state.is_open());
+            if !over {
+                return;
+            }
+            state.lease().is_since_birth()
+        };
+        self.drop_orphan(node, !private);
     }
 
     /// Nobody can reach the node here any more: the server may let it go, and what is buffered of it needs no home,
@@ -131,15 +141,19 @@ impl Mount {
                 self.buffer.files.adjust(before, 0);
             }
             self.space.return_unneeded(&mut state, 0);
-            (orphan, !state.is_clean())
+            let dirty = !state.is_clean();
+            if orphan && !dirty {
+                self.journal.release_orphan(node, &mut state);
+            }
+            (orphan, dirty)
         };
-        if orphan || dirty {
-            let (shared, node) = (Arc::clone(self), Arc::clone(node));
+        if dirty {
+            let (mount, node) = (Arc::clone(self), Arc::clone(node));
             self.runtime.spawn(async move {
-                let flushed = shared.writeback.flush_node(&node).await;
+                let flushed = mount.writeback.flush_node(&node).await;
                 tracing::debug!(ino = %node.ino, ?flushed, "a removed file is let go");
-                if orphan && let Err(errno) = shared.call(MetaOp::ReleaseOrphan { ino: node.ino }, &[&node]).await {
-                    tracing::warn!(ino = %node.ino, ?errno, "a removed file could not be let go");
+                if orphan {
+                    mount.journal.release_orphan(&node, &mut node.lock());
                 }
             });
         }
@@ -173,9 +187,15 @@ impl Mount {
         self.session.sync().await
     }
 
-    pub(crate) fn forget(&self, ino: Ino, references: u64) {
-        if let Some(node) = self.nodes.table.get(ino) {
-            node.lock().drop_references(references);
+    pub(crate) fn forget(self: &Arc<Self>, ino: Ino, references: u64) {
+        let Some(node) = self.nodes.table.get(ino) else { return };
+        let unneeded = {
+            let mut state = node.lock();
+            state.drop_references(references);
+            state.is_kept_for_nobody()
+        };
+        if unneeded {
+            self.drop_unreachable(&node);
         }
     }
 

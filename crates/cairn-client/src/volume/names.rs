@@ -420,7 +420,11 @@ impl Mount {
             self.writeback.flush_node(target).await?;
         }
         let replaced = target.as_ref().filter(|_| mode != RenameMode::Exchange);
-        let keep = replaced.is_some_and(|node| node.lock().is_open());
+        // A program may have come to it by its name, and open it only now: the name never leads to nothing.
+        let keep = replaced.is_some_and(|node| {
+            let state = node.lock();
+            state.is_reachable() && state.attr().is_some_and(|attr| !attr.is_dir())
+        });
         let kind_of = |node: &Arc<Node>| node.lock().attr().map(|attr| Link { ino: node.ino, kind: attr.kind });
         let (source_link, target_link) = (kind_of(&source), target.as_ref().and_then(kind_of));
         let time = Timestamp::now();
@@ -468,7 +472,7 @@ impl Mount {
         let release = {
             let mut state = node.lock();
             state.lose_last_name(keep);
-            !state.is_open()
+            !(if keep { state.is_reachable() } else { state.is_open() })
         };
         if release {
             // What the server keeps without having been asked to, another mount has open.

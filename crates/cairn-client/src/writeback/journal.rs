@@ -79,6 +79,14 @@ impl Journal {
         self.queue.enter(Queued { generation, entry: Entry::Change { op, nodes, content } });
     }
 
+    /// Enters that the server need not keep a file without a name for this session any more. Behind the change that took
+    /// its name, which may still be waiting here.
+    pub(crate) fn release_orphan(&self, node: &Arc<Node>, state: &mut NodeState) {
+        state.begin_change();
+        let generation = self.session.generation();
+        self.enter(MetaOp::ReleaseOrphan { ino: node.ino }, vec![Arc::clone(node)], generation, None);
+    }
+
     /// Entries that are not answered.
     pub(crate) fn len(&self) -> u64 {
         self.queue.len()
@@ -117,6 +125,10 @@ impl Journal {
         }
         match outcome {
             Ok(reply) => self.nodes.absorb(&[], &reply.attrs),
+            // What a session kept ends with it.
+            Err(error) if matches!(op, MetaOp::ReleaseOrphan { .. }) => {
+                tracing::debug!(?op, ?error, "a removed file went otherwise");
+            }
             Err(error) => self.forget_refused(op, nodes, error),
         }
         let names = op.names();
