@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use crate::BenchError;
+use cairn_locks::Mutex;
+
+use crate::{BenchError, lock_order};
 
 /// A run as others see it. Clones are the same run. Counting a step is one atomic addition, so that watching costs
 /// the measurement nothing.
@@ -13,7 +14,7 @@ pub struct Progress(Arc<Counters>);
 
 #[derive(Debug, Default)]
 struct Counters {
-    label: Mutex<String>,
+    label: Mutex<String, lock_order::ProgressLabel>,
     done: AtomicU64,
     total: AtomicU64,
     stop: AtomicBool,
@@ -22,7 +23,7 @@ struct Counters {
 impl Progress {
     /// What is going on, steps done, steps in all (0: unknown).
     pub fn now(&self) -> (String, u64, u64) {
-        let label = self.0.label.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let label = self.0.label.lock().clone();
         (label, self.0.done.load(Ordering::Relaxed), self.0.total.load(Ordering::Relaxed))
     }
 
@@ -32,7 +33,7 @@ impl Progress {
     }
 
     pub(crate) fn begin(&self, label: String, total: u64) {
-        *self.0.label.lock().unwrap_or_else(PoisonError::into_inner) = label;
+        *self.0.label.lock() = label;
         self.0.done.store(0, Ordering::Relaxed);
         self.0.total.store(total, Ordering::Relaxed);
     }

@@ -123,9 +123,9 @@ mod tests {
         };
         let said = sentences(&target);
         assert_eq!(said.len(), 3);
-        assert!(said[0].contains("1,000 files of 1 KiB singly takes 3.00 times"), "{}", said[0]);
-        assert!(said[0].contains("from 500 files of 1 KiB on"), "{}", said[0]);
-        assert!(said[1].contains("does not pay"), "{}", said[1]);
+        assert!(said[0].contains("1,000 files of 1 KiB one by one takes 3.00 times"), "{}", said[0]);
+        assert!(said[0].contains("with 500 or more files of 1 KiB"), "{}", said[0]);
+        assert!(said[1].contains("does not pay off"), "{}", said[1]);
         assert!(said[2].contains("takes 1.33 times as long"), "{}", said[2]);
     }
 

@@ -10,18 +10,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use cairn_locks::Mutex;
 use cairn_wire::handshake::HelloReply;
 use cairn_wire::{
     FrameKind, FrameLimits, FrameReader, FrameWriter, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_OLDEST, Purpose,
     Refusal, Welcome,
 };
-use parking_lot::Mutex;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::address::{ConnectOptions, ServerAddress, split_host_port};
+use crate::lock_order;
 use crate::tls;
 
 /// Program and version, as the server logs them.
@@ -31,7 +32,7 @@ pub(crate) type Reader = FrameReader<Box<dyn AsyncRead + Send + Sync + Unpin>>;
 pub(crate) type Writer = FrameWriter<Box<dyn AsyncWrite + Send + Sync + Unpin>>;
 
 /// Descriptors that came and were not taken yet, oldest first.
-pub(crate) type Descriptors = Arc<Mutex<VecDeque<OwnedFd>>>;
+pub(crate) type Descriptors = Arc<Mutex<VecDeque<OwnedFd>, lock_order::Descriptors>>;
 
 /// The reading half of a Unix socket that keeps the descriptors which come with the bytes.
 struct DescriptorReader {

@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 
+use cairn_locks::Mutex;
 use cairn_types::{ByteRange, FileLock, Ino, LockFamily, LockKind, LockOwner};
-use parking_lot::Mutex;
+
+use crate::lock_order;
 
 #[derive(Debug, Default)]
-pub(crate) struct HeldLocks(Mutex<HashMap<Ino, Vec<FileLock>>>);
+pub(crate) struct HeldLocks(Mutex<HashMap<Ino, Vec<FileLock>>, lock_order::HeldFileLocks>);
 
 impl HeldLocks {
     /// The server has granted `lock` (or taken it back, for [`LockKind::Unlock`]).

@@ -13,6 +13,7 @@ mod connect;
 mod error;
 mod extents;
 mod held_locks;
+mod lock_order;
 mod node;
 mod node_cache;
 mod overlay;

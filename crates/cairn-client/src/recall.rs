@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::{Errno, Ino, LeaseMode};
 use cairn_wire::message::{Grant, LeaseReturn};
-use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 use crate::api::KernelCache;
 use crate::held_locks::HeldLocks;
+use crate::lock_order;
 use crate::node::transfers::{Piece, WHOLE};
 use crate::node::{Node, RecallAnswer};
 use crate::node_cache::{Kernel, NodeCache};
@@ -116,7 +117,7 @@ pub(crate) struct Recall {
     counters: Arc<Counters>,
     runtime: Runtime,
     /// Files that were declared open at the server because an open was expected.
-    expected_opens: Mutex<Vec<Ino>>,
+    expected_opens: Mutex<Vec<Ino>, lock_order::ExpectedOpens>,
 }
 
 impl Recall {

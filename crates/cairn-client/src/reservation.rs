@@ -6,9 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::{Allocation, Attr};
-use parking_lot::Mutex;
 
+use crate::lock_order;
 use crate::node::NodeState;
 
 /// What is asked for beyond the immediate need: bytes, and nodes.
@@ -35,7 +36,7 @@ struct State {
 
 #[derive(Debug)]
 pub(crate) struct SpaceReservation {
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::SpaceReservation>,
     /// How the server counts content. It stays so while the session lives.
     allocation: Allocation,
 }

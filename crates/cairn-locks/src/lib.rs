@@ -16,6 +16,8 @@
 //! With the feature `shuttle` a scheduler decides who runs at each step, and tests try many interleavings of the same code
 //! (`schedules`); `scripts/interleavings` runs them all.
 
+#![allow(clippy::disallowed_types, reason = "what it makes the ranked locks of")]
+
 mod held;
 mod mutex;
 #[cfg(not(feature = "shuttle"))]
@@ -36,6 +38,7 @@ pub use rwlock::{ReadGuard, RwLock, WriteGuard};
 #[repr(u16)]
 pub enum Band {
     Program,
+    Bench,
     Control,
     Containers,
     Transfer,

@@ -124,6 +124,22 @@ impl Condvar {
         self.0.wait_for(&mut guard.inner, limit).timed_out()
     }
 
+    /// Waits for as long as `condition` holds. Whether it still does after `limit`.
+    pub fn wait_while_for<T>(
+        &self,
+        guard: &mut MutexGuard<'_, T>,
+        mut condition: impl FnMut(&mut T) -> bool,
+        limit: Duration,
+    ) -> bool {
+        let deadline = Instant::now() + limit;
+        while condition(guard) {
+            if self.wait_until(guard, deadline) {
+                return condition(guard);
+            }
+        }
+        false
+    }
+
     /// Whether `deadline` came without a notification.
     pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) -> bool {
         self.0.wait_until(&mut guard.inner, deadline).timed_out()
@@ -216,6 +232,8 @@ mod tests {
                 changed.wait(&mut guard);
             }
             assert!(changed.wait_for(&mut guard, Duration::from_millis(1)));
+            assert!(changed.wait_while_for(&mut guard, |set| *set, Duration::from_millis(1)));
+            assert!(!changed.wait_while_for(&mut guard, |set| !*set, Duration::ZERO));
         });
         assert!(value.into_inner());
     }

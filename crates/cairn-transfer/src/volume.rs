@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use cairn_client::Volume;
 use cairn_client::api::FileSystem;
+use cairn_locks::Mutex;
 use cairn_path::{Create, Credentials, Follow, Holes, Node, OpenOptions, PathError, View};
 use cairn_types::{Attr, AttrChange, AttrFlags, Errno, FileKind, Ino, NewNode, Timestamp, XattrMode};
-use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 use crate::content::{Digest, Hasher, hash};
 use crate::item::{Content, Item, Kind, Meta};
+use crate::lock_order;
 use crate::pump::Progress;
 use crate::{Sink, Source, TransferError};
 
@@ -185,9 +186,9 @@ pub struct VolumeSink {
     /// Verification wants a digest also of what is left alone.
     hash_kept: bool,
     /// Folders that are known to exist, below the root of the transfer.
-    folders: Mutex<HashMap<PathBuf, View<Volume>>>,
+    folders: Mutex<HashMap<PathBuf, View<Volume>>, lock_order::MadeFolders>,
     /// What the folders shall look like when everything is in them.
-    metas: Mutex<Vec<(PathBuf, View<Volume>, Meta)>>,
+    metas: Mutex<Vec<(PathBuf, View<Volume>, Meta)>, lock_order::LateAttributes>,
 }
 
 impl VolumeSink {

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod connect;
 mod exit_code;
+mod lock_order;
 mod logging;
 mod output;
 mod paths;

@@ -1,5 +1,7 @@
 //! Flushing: what a caller is told, and what follows a failure.
 
+#![allow(clippy::disallowed_types, reason = "what a test notes is nested in nothing")]
+
 use super::*;
 use crate::sys::faults;
 

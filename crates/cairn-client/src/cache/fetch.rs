@@ -7,16 +7,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_runtime::{MemoryShare, spawn_inline};
 use cairn_types::limits::CHECK_BLOCK;
 use cairn_types::{BlobId, Errno};
 use cairn_wire::message::{BlobPart, BlobRange};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::disk::{DiskCache, Found};
 use super::{BLOCK, BlockCache, BlockKey, Part};
 use crate::error::FsResult;
+use crate::lock_order;
 use crate::session::Session;
 use crate::stats::{Counters, add};
 
@@ -75,7 +76,7 @@ impl Fetch {
     }
 }
 
-type UnderWay = Arc<Mutex<HashMap<BlockKey, Arc<Fetch>>>>;
+type UnderWay = Arc<Mutex<HashMap<BlockKey, Arc<Fetch>>, lock_order::Fetches>>;
 
 /// The blocks of one request; those without an outcome when it is dropped have failed.
 struct Request {

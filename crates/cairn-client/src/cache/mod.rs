@@ -10,10 +10,12 @@ pub(crate) mod fetch;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_runtime::MemoryShare;
 use cairn_types::BlobId;
 use lru::LruCache;
-use parking_lot::Mutex;
+
+use crate::lock_order;
 
 /// Bytes of a blob that are cached and evicted together.
 pub(crate) const BLOCK: u32 = 128 * 1024;
@@ -59,7 +61,7 @@ struct Shard {
 
 #[derive(Debug)]
 pub(crate) struct BlockCache {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Shard, lock_order::Blocks>>,
     budget: MemoryShare,
     total: AtomicU64,
 }
@@ -70,7 +72,7 @@ impl BlockCache {
         BlockCache { shards, budget, total: AtomicU64::new(0) }
     }
 
-    fn shard(&self, key: BlockKey) -> &Mutex<Shard> {
+    fn shard(&self, key: BlockKey) -> &Mutex<Shard, lock_order::Blocks> {
         let mixed = (key.blob.0 ^ (u64::from(key.index) << 40)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         &self.shards[(mixed >> 60) as usize % SHARDS]
     }

@@ -18,9 +18,11 @@ pub(crate) mod transfers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cairn_locks::{Mutex, MutexGuard};
 use cairn_types::Ino;
-use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
+
+use crate::lock_order;
 
 pub(crate) use file::FileState;
 pub(crate) use lease::RecallAnswer;
@@ -31,7 +33,7 @@ pub(crate) use state::{NodeState, Place};
 #[derive(Debug)]
 pub(crate) struct Node {
     pub ino: Ino,
-    state: Mutex<NodeState>,
+    state: Mutex<NodeState, lock_order::Node>,
     /// Told when a flush ends, a recall is answered, or a request begins to wait for the server.
     pub changed: Notify,
     /// Requests on this node that wait for the server.
@@ -63,7 +65,12 @@ impl Node {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, NodeState> {
-        self.state.lock()
+        self.state.lock_in_order(self.ino.0)
+    }
+
+    /// As [`Node::lock`], beside any other nodes: it is just being made, and nobody else knows of it.
+    pub(crate) fn lock_new(&self) -> MutexGuard<'_, NodeState> {
+        self.state.lock_in_order(u64::MAX)
     }
 
     /// Counts a request that waits for the server until the guard is dropped.

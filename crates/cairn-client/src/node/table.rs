@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
+use cairn_locks::{Mutex, MutexGuard};
 use cairn_types::{Ino, LeaseMode};
-use parking_lot::{Mutex, MutexGuard};
 
+use crate::lock_order;
 use crate::node::{Node, NodeState};
 
 const SHARDS: usize = 64;
@@ -45,7 +46,7 @@ impl Shard {
 
 /// All nodes that something is known of.
 pub(crate) struct Table {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Shard, lock_order::NodeTable>>,
     count: AtomicUsize,
     /// Advances once a second or so; only compared.
     tick: AtomicU32,

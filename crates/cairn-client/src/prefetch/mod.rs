@@ -33,9 +33,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use cairn_locks::Mutex;
 use cairn_runtime::spawn_inline;
 use cairn_types::{Attr, FileKind, Ino, Name};
-use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 use self::policy::series::Series;
@@ -44,6 +44,7 @@ use self::policy::tree::TreeWalk;
 use crate::cache::BLOCK;
 use crate::cache::fetch::{Blocks, FetchContext, Want};
 use crate::error::FsResult;
+use crate::lock_order;
 use crate::node::Node;
 use crate::node_cache::NodeCache;
 use crate::read_plan::Origin;
@@ -88,8 +89,8 @@ pub(crate) struct Prefetch {
     window_max: u64,
     /// Bytes that all open files have asked for in advance and not read yet.
     outstanding: Arc<AtomicU64>,
-    tree: Mutex<TreeWalk>,
-    series: Mutex<Series>,
+    tree: Mutex<TreeWalk, lock_order::TreeWalk>,
+    series: Mutex<Series, lock_order::Series>,
     nodes: Arc<NodeCache>,
     blocks: Arc<Blocks>,
     fetching: FetchContext,
@@ -133,7 +134,7 @@ impl Prefetch {
         self: &Arc<Self>,
         ask: &Arc<impl Ask>,
         node: &Arc<Node>,
-        streams: Option<&Mutex<ReadAhead>>,
+        streams: Option<&Mutex<ReadAhead, lock_order::Streams>>,
         seen: FileRead,
         parts: &[Origin],
     ) {
@@ -145,7 +146,13 @@ impl Prefetch {
         }
     }
 
-    fn read_ahead(self: &Arc<Self>, ask: &Arc<impl Ask>, ino: Ino, streams: &Mutex<ReadAhead>, seen: FileRead) {
+    fn read_ahead(
+        self: &Arc<Self>,
+        ask: &Arc<impl Ask>,
+        ino: Ino,
+        streams: &Mutex<ReadAhead, lock_order::Streams>,
+        seen: FileRead,
+    ) {
         let FileRead { offset, length, file_size } = seen;
         let most = self.window_max.min(self.blocks.budget() / 4);
         // What is fetched ahead must still be there when it is read.

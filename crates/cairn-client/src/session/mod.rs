@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_types::{
     BlobId, ByteRange, Errno, FileLock, Ino, LeaseMode, LockFamily, LockKind, LockOwner, MetaOp, OpReply,
 };
@@ -43,7 +44,6 @@ use cairn_wire::admin::VolumeInfo;
 use cairn_wire::handshake::ClientInfo;
 use cairn_wire::message::{Answer, Applied, BlobHeader, BlobPart, BlobRange, Grant, LeaseReturn};
 use cairn_wire::{Query, QueryReply, Request};
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
@@ -53,6 +53,7 @@ pub use counters::SessionStatus;
 use self::data::{DataPool, Packs};
 use crate::address::ConnectOptions;
 use crate::error::{Error, ErrorKind, FsResult};
+use crate::lock_order;
 use breaker::Breaker;
 use clock::LeaseClock;
 use counters::Counters;
@@ -137,17 +138,17 @@ struct Inner {
     protocol: AtomicU32,
     runtime: Handle,
     /// Empty after closing: whoever listens usually holds the session too.
-    events: Mutex<Option<Arc<dyn SessionEvents>>>,
+    events: Mutex<Option<Arc<dyn SessionEvents>>, lock_order::SessionEvents>,
     /// Never wait for it while holding `state` or `errands`.
     outgoing: Arc<tokio::sync::Mutex<Outgoing>>,
     /// Taken before `state` where both are needed.
-    errands: Mutex<VecDeque<Request>>,
+    errands: Mutex<VecDeque<Request>, lock_order::SessionErrands>,
     errand_queued: Notify,
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::SessionState>,
     /// Follows [`State::phase`], for those who wait for a change.
     phase: watch::Sender<Phase>,
     /// Of the control connection that stands now.
-    breaker: Mutex<Arc<Breaker>>,
+    breaker: Mutex<Arc<Breaker>, lock_order::SessionBreaker>,
     clock: LeaseClock,
     /// [`SessionEvents::expired`] was called and no renewal came since.
     expiry_reported: AtomicBool,

@@ -7,14 +7,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cairn_locks::Mutex;
 use cairn_types::{BlobId, Ino};
 use cairn_wire::Request;
 use cairn_wire::message::Answer;
-use parking_lot::Mutex;
 
 use super::outgoing::Draft;
 use super::{Inner, unexpected};
 use crate::error::{Error, FsResult};
+use crate::lock_order;
 
 /// Numbers asked for at once. Refilled in the background when fewer than half are left.
 const INOS: u32 = 4096;
@@ -59,7 +60,7 @@ struct Stocks {
 
 #[derive(Default)]
 pub(super) struct Numbers {
-    stocks: Mutex<Stocks>,
+    stocks: Mutex<Stocks, lock_order::NumberStocks>,
     /// Held while asking the server, so that several who find nothing ask once.
     asking: tokio::sync::Mutex<()>,
     refilling: AtomicBool,

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_wire::handshake::{Resume, WelcomeDetail};
 use cairn_wire::{FrameError, Purpose, Refusal, RefusalKind};
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 

@@ -10,11 +10,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_locks::MutexGuard;
 use cairn_types::{
     Acl, Attr, AttrChange, AttrFlags, FileKind, LeaseMode, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp,
     XattrMode, acl, limits,
 };
-use parking_lot::MutexGuard;
 
 use super::Mount;
 use crate::api::{AttrReply, Caller, Entry};
@@ -149,7 +149,7 @@ impl Mount {
             state.begin_change();
             state.alter_attr(|parent| parent.add_entry(attr.kind, maker.time));
             change_name(&mut state, name, Some(Link { ino, kind: attr.kind }));
-            made.lock().create_local(attr, Place { parent, name: name.clone() }, self.chunk_size);
+            made.lock_new().create_local(attr, Place { parent, name: name.clone() }, self.chunk_size);
             let op = MetaOp::Create {
                 parent,
                 name: name.clone(),

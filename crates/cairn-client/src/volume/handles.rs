@@ -4,20 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cairn_locks::Mutex;
 use cairn_types::Ino;
-use parking_lot::Mutex;
 
 use super::directory::Listing;
 use crate::api::Handle;
+use crate::lock_order;
 use crate::prefetch::policy::streams::ReadAhead;
 
 /// An open file.
 #[derive(Debug)]
 pub(crate) struct FileHandle {
     pub ino: Ino,
-    pub read_ahead: Mutex<ReadAhead>,
+    pub read_ahead: Mutex<ReadAhead, lock_order::Streams>,
     /// Number of the last write error that this handle was told of (or that was there before it).
-    pub error_seen: Mutex<u64>,
+    pub error_seen: Mutex<u64, lock_order::ErrorSeen>,
 }
 
 /// An open directory. The listing is behind an asynchronous lock because reading it may ask the server.
@@ -30,8 +31,8 @@ pub(crate) struct DirectoryHandle {
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
     next: AtomicU64,
-    files: Mutex<HashMap<u64, Arc<FileHandle>>>,
-    directories: Mutex<HashMap<u64, Arc<DirectoryHandle>>>,
+    files: Mutex<HashMap<u64, Arc<FileHandle>>, lock_order::OpenFiles>,
+    directories: Mutex<HashMap<u64, Arc<DirectoryHandle>>, lock_order::OpenDirectories>,
 }
 
 impl Handles {

@@ -11,14 +11,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_types::{Errno, Ino, LeaseMode};
-use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use super::{Mount, WARM_ATTRIBUTE};
 use crate::cache::disk::DiskCache;
 use crate::cache::fetch::Want;
 use crate::error::FsResult;
+use crate::lock_order;
 use crate::stats::add;
 
 /// Blocks that are fetched together: few enough to wait in the disk cache's queue.
@@ -41,7 +42,7 @@ const NONE: Bytes = Bytes::from_static(b"none");
 
 /// The jobs of a volume. They end with this.
 #[derive(Debug, Default)]
-pub(crate) struct WarmJobs(Mutex<HashMap<Place, Started>>);
+pub(crate) struct WarmJobs(Mutex<HashMap<Place, Started>, lock_order::WarmJobs>);
 
 /// A range of a file.
 type Place = (Ino, u64, u64);
@@ -62,7 +63,7 @@ impl Drop for Started {
 #[derive(Debug)]
 struct Job {
     /// When somebody last asked about it.
-    asked: Mutex<Instant>,
+    asked: Mutex<Instant, lock_order::WarmAsked>,
     outcome: OnceLock<FsResult<Bytes>>,
 }
 

@@ -5,12 +5,13 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_runtime::MemoryShare;
 use cairn_types::{Errno, Ino};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::error::FsResult;
+use crate::lock_order;
 use crate::node::Node;
 
 /// Most files that are flushed together.
@@ -22,7 +23,7 @@ pub(crate) struct DirtyFiles {
     budget: MemoryShare,
     delay: Duration,
     dirty: AtomicU64,
-    queue: Mutex<VecDeque<(Instant, Ino)>>,
+    queue: Mutex<VecDeque<(Instant, Ino)>, lock_order::DirtyFiles>,
     /// Told when the queue has a new head or is to be emptied at once.
     pub(super) wake: Notify,
     /// Told when less is buffered.

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::{MetaOp, OpReply};
-use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::claim::FlushClaim;
 use crate::error::FsResult;
+use crate::lock_order;
 use crate::node::Node;
 use crate::session::{JOURNAL_OPS_MAX, JOURNAL_WEIGHT_MAX};
 
@@ -86,7 +87,7 @@ struct Waiting {
 
 pub(super) struct Queue {
     delay: Duration,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting, lock_order::JournalQueue>,
     /// Told when something is due.
     pub(super) wake: Notify,
     /// Told when entries were answered.

@@ -19,8 +19,8 @@ mod upload;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cairn_locks::Mutex;
 use cairn_types::Ino;
-use parking_lot::Mutex;
 use tokio::runtime::Handle as Runtime;
 
 pub(crate) use buffer::WriteBuffer;
@@ -29,6 +29,7 @@ pub(crate) use journal::{Bringing, Journal};
 pub(crate) use recovery::Recovery;
 pub(crate) use upload::Uploads;
 
+use crate::lock_order;
 use crate::node::Node;
 use crate::node_cache::NodeCache;
 use crate::overlay::Freeze;
@@ -51,7 +52,7 @@ pub(crate) struct WriteBack {
     counters: Arc<Counters>,
     runtime: Runtime,
     /// Nodes with an access time to send.
-    access_times: Mutex<Vec<Ino>>,
+    access_times: Mutex<Vec<Ino>, lock_order::AccessTimes>,
     /// Held while access times are on their way.
     access_times_under_way: tokio::sync::Mutex<()>,
 }

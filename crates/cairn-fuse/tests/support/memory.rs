@@ -3,6 +3,8 @@
 //! Names with a meaning: a lookup of `panic` panics, of `slow` waits 50 ms before it says that there is none, of `hang`
 //! waits for ever.
 
+#![allow(clippy::disallowed_types, reason = "what a test notes is nested in nothing")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use cairn_client::{SessionOptions, Volume, VolumeOptions};
+use cairn_locks::Mutex;
 use cairn_runtime::MemoryBudget;
 use cairn_transfer::archive::{Archive, ArchiveSink};
 use cairn_transfer::local::{LocalSink, LocalTree};
@@ -16,13 +17,13 @@ use cairn_transfer::volume::{VolumeSink, VolumeTree};
 use cairn_transfer::{Format, Progress, Source, TransferError, pump, verify};
 use cairn_wire::handshake::{ClientInfo, ClientKind};
 use indicatif::{ProgressBar, ProgressStyle};
-use parking_lot::Mutex;
 use serde_json::json;
 use tokio::runtime::{Handle, Runtime};
 
 use crate::cli::{Export, Import, TransferTuning};
 use crate::commands::mounted;
 use crate::exit_code::{Exit, WithExit};
+use crate::lock_order;
 use crate::size::Size;
 use crate::{connect, output, paths, runtime};
 
@@ -121,7 +122,7 @@ struct Transfer {
     /// Of the copying, for the last sentence.
     progress: Progress,
     /// Of its sessions, added up.
-    counters: Mutex<BTreeMap<&'static str, u64>>,
+    counters: Mutex<BTreeMap<&'static str, u64>, lock_order::TransferCounters>,
 }
 
 impl Transfer {

@@ -11,15 +11,16 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use cairn_locks::Mutex;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Warm;
 use crate::commands::stats::get_attribute;
+use crate::lock_order;
 use crate::size::Size;
 
 /// Bytes that one request asks for: the progress bar moves, and no request takes long.
@@ -46,7 +47,7 @@ struct Outcome {
     cached: AtomicU64,
     /// Bytes that the disk cache had no room for.
     left_out: AtomicU64,
-    first_error: Mutex<Option<anyhow::Error>>,
+    first_error: Mutex<Option<anyhow::Error>, lock_order::FirstError>,
 }
 
 pub(crate) fn run(options: &Warm) -> Result<ExitCode> {
@@ -68,14 +69,14 @@ pub(crate) fn run(options: &Warm) -> Result<ExitCode> {
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     let outcome = Outcome::default();
     // The order in which they lie in the tree, which is often that in which they were written.
-    let queue = Mutex::new(pieces.into_iter());
+    let queue = Mutex::<_, lock_order::PiecesToWarm>::new(pieces.into_iter());
     std::thread::scope(|scope| {
         for _ in 0..options.jobs {
             scope.spawn(|| work(&queue, &bar, &outcome));
         }
     });
     bar.finish_and_clear();
-    if let Some(error) = outcome.first_error.into_inner().unwrap_or_default() {
+    if let Some(error) = outcome.first_error.into_inner() {
         return Err(error);
     }
     let left_out = outcome.left_out.into_inner();
@@ -111,22 +112,16 @@ fn collect(path: &Path, about: &Metadata, device: u64, pieces: &mut Vec<Piece>) 
     Ok(())
 }
 
-fn work(queue: &Mutex<std::vec::IntoIter<Piece>>, bar: &ProgressBar, outcome: &Outcome) {
+fn work(queue: &Mutex<std::vec::IntoIter<Piece>, lock_order::PiecesToWarm>, bar: &ProgressBar, outcome: &Outcome) {
     loop {
-        let piece = match queue.lock() {
-            Ok(mut queue) => queue.next(),
-            Err(_) => return,
-        };
-        let Some(piece) = piece else { return };
+        let Some(piece) = queue.lock().next() else { return };
         match warm(&piece) {
             Ok(cached) => {
                 outcome.cached.fetch_add(cached, Ordering::Relaxed);
                 outcome.left_out.fetch_add(piece.length.saturating_sub(cached), Ordering::Relaxed);
             }
             Err(error) => {
-                if let Ok(mut first) = outcome.first_error.lock() {
-                    first.get_or_insert(error);
-                }
+                outcome.first_error.lock().get_or_insert(error);
             }
         }
         bar.inc(piece.length);

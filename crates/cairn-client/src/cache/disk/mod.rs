@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cairn_locks::Mutex;
 use cairn_types::VolumeId;
-use parking_lot::Mutex;
 
 pub use self::error::DiskCacheError;
 pub use self::inspect::{CacheReport, CachedVolume, evict, inspect};
@@ -28,6 +28,7 @@ pub(crate) use self::store::Found;
 use self::store::{Store, Writer};
 use super::fetch::Want;
 use super::{BlockKey, Part};
+use crate::lock_order;
 use crate::stats::{Counters, add};
 
 /// How long after an error of the disk nothing is written.
@@ -51,7 +52,7 @@ pub(crate) struct DiskCache {
     queue: Arc<Queue>,
     counters: Arc<Counters>,
     limit: u64,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>, lock_order::DiskCacheWriter>,
     _lock: lock::DirectoryLock,
 }
 

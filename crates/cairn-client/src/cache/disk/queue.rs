@@ -4,16 +4,17 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use cairn_locks::{Condvar, Mutex};
 
 use crate::cache::{BlockKey, Part};
+use crate::lock_order;
 
 /// Most bytes that wait.
 const BYTES_MAX: usize = 32 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::DiskCacheQueue>,
     changed: Condvar,
 }
 
@@ -43,14 +44,14 @@ impl Queue {
     pub(super) fn wait_for_room(&self, bytes: usize, limit: Duration) -> bool {
         let mut state = self.state.lock();
         let full = |state: &mut State| !state.closed && state.bytes + bytes > BYTES_MAX;
-        !self.changed.wait_while_for(&mut state, full, limit).timed_out()
+        !self.changed.wait_while_for(&mut state, full, limit)
     }
 
     /// Waits until everything is written or `limit` is over. Whether it is.
     pub(super) fn wait_until_idle(&self, limit: Duration) -> bool {
         let mut state = self.state.lock();
         let at_work = |state: &mut State| !state.closed && (state.busy || !state.items.is_empty());
-        !self.changed.wait_while_for(&mut state, at_work, limit).timed_out()
+        !self.changed.wait_while_for(&mut state, at_work, limit)
     }
 
     /// The next item; waits for one. `None` once the queue is closed and empty.

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use cairn_locks::Mutex;
 
 use super::format::{self, HEADER, RECORD, Record, SegmentId};
 use crate::cache::fetch::Want;
 use crate::cache::{BlockKey, Part};
+use crate::lock_order;
 use crate::private;
 
 /// Most blocks of a cache: bounds the memory that its index takes (about 64 MiB).
@@ -96,7 +97,7 @@ pub(super) struct Store {
     folder: PathBuf,
     limit: u64,
     segment_size: u64,
-    state: Mutex<State>,
+    state: Mutex<State, lock_order::DiskCacheIndex>,
 }
 
 impl State {

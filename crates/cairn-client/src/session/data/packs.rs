@@ -15,17 +15,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_types::checksum;
 use cairn_wire::handshake::WelcomeDetail;
 use cairn_wire::message::{Answer, BlobPart, BlobPlacement, BlobRange};
 use cairn_wire::{FrameKind, Purpose, Request, Response};
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::super::Inner;
 use super::{covers, pool};
 use crate::address::ServerAddress;
 use crate::connect::{Descriptors, Reader, Writer, connect_with_descriptors};
+use crate::lock_order;
 
 /// The version of the protocol that brought this.
 const SINCE_VERSION: u32 = 3;
@@ -48,9 +49,9 @@ const RUN_MAX: u64 = 2 * 1024 * 1024;
 
 pub(in crate::session) struct Packs {
     link: tokio::sync::Mutex<Option<PackLink>>,
-    files: Mutex<LruCache<u32, Arc<File>>>,
+    files: Mutex<LruCache<u32, Arc<File>>, lock_order::OpenPacks>,
     /// Why nothing is tried, and until when.
-    resting: Mutex<Option<(Instant, String)>>,
+    resting: Mutex<Option<(Instant, String)>, lock_order::PacksRest>,
     reads: tokio::sync::Semaphore,
 }
 

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_types::Errno;
 use cairn_wire::handshake::WelcomeDetail;
 use cairn_wire::message::{Answer, Failure};
 use cairn_wire::{FrameError, FrameKind, Purpose, RefusalKind, Request, Response};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::super::breaker::{Breaker, TripOnDrop};
@@ -19,6 +19,7 @@ use super::super::pending::Phase;
 use super::super::{ConnectError, Inner};
 use crate::connect::{Reader, Writer, connect};
 use crate::error::{Error, ErrorKind, FsResult};
+use crate::lock_order;
 
 /// Pauses before a transfer is tried again double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -39,7 +40,7 @@ struct Slot {
 
 struct DataLink {
     writer: tokio::sync::Mutex<Writer>,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Waiting, lock_order::DataRequests>,
     next_correlation: AtomicU64,
     breaker: Breaker,
     /// [`Inner::generation`] of the session it belongs to.

@@ -1,5 +1,7 @@
 //! A scripted server on a Unix socket, and a listener that records what the session tells it.
 
+#![allow(clippy::disallowed_types, reason = "what a test notes is nested in nothing")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

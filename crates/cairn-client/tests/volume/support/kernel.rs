@@ -1,6 +1,8 @@
 //! What the kernel does in front of a mount: caches entries, attributes and pages for as long as it was told it may, and
 //! empties those caches when told. Whatever is stale here would be stale in a real mount.
 
+#![allow(clippy::disallowed_types, reason = "what a test notes is nested in nothing")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
