@@ -50,11 +50,11 @@ use crate::held_locks::HeldLocks;
 use crate::node_cache::{Kernel, NodeCache};
 use crate::prefetch::Prefetch;
 use crate::prefetch::policy::streams::WINDOW_MAX;
-use crate::recall::{Events, Recall};
+use crate::recall::{Events, Recall, RecallParts};
 use crate::reservation::SpaceReservation;
 use crate::session::{ConnectError, Session, SessionEvents, SessionOptions};
 use crate::stats::{Counters, VolumeStats};
-use crate::writeback::{Journal, Recovery, Uploads, WriteBack, WriteBuffer};
+use crate::writeback::{Journal, JournalParts, Recovery, Uploads, WriteBack, WriteBuffer};
 
 /// How a volume is used here.
 #[derive(Clone, Debug)]
@@ -193,17 +193,17 @@ impl Mount {
             Arc::clone(&counters),
             runtime.clone(),
         ));
-        let journal = Arc::new(Journal::new(
-            options.flush_delay,
-            Arc::clone(&nodes),
-            Arc::clone(&buffer),
-            Arc::clone(&uploads),
-            Arc::clone(&space),
-            Arc::clone(&kernel),
-            session.clone(),
-            Arc::clone(&counters),
-            runtime.clone(),
-        ));
+        let journal = Arc::new(Journal::new(JournalParts {
+            delay: options.flush_delay,
+            nodes: Arc::clone(&nodes),
+            buffer: Arc::clone(&buffer),
+            uploads: Arc::clone(&uploads),
+            space: Arc::clone(&space),
+            kernel: Arc::clone(&kernel),
+            session: session.clone(),
+            counters: Arc::clone(&counters),
+            runtime: runtime.clone(),
+        }));
         let writeback = Arc::new(WriteBack::new(
             Arc::clone(&buffer),
             Arc::clone(&journal),
@@ -213,18 +213,18 @@ impl Mount {
             Arc::clone(&counters),
             runtime.clone(),
         ));
-        let recall = Arc::new(Recall::new(
-            Arc::clone(&nodes),
-            Arc::clone(&writeback),
-            Arc::clone(&journal),
-            Arc::clone(&buffer),
-            Arc::clone(&space),
-            Arc::clone(&locks),
-            Arc::clone(&kernel),
-            session.clone(),
-            Arc::clone(&counters),
-            runtime.clone(),
-        ));
+        let recall = Arc::new(Recall::new(RecallParts {
+            nodes: Arc::clone(&nodes),
+            writeback: Arc::clone(&writeback),
+            journal: Arc::clone(&journal),
+            buffer: Arc::clone(&buffer),
+            space: Arc::clone(&space),
+            locks: Arc::clone(&locks),
+            kernel: Arc::clone(&kernel),
+            session: session.clone(),
+            counters: Arc::clone(&counters),
+            runtime: runtime.clone(),
+        }));
         let blocks = Arc::new(Blocks::new(cache));
         let prefetch = Arc::new(Prefetch::new(
             options.read_ahead_bytes,
