@@ -363,3 +363,70 @@ pub enum Push {
     /// This session was fenced: its leases are void and nothing more of it is accepted.
     Fenced,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use serde::de::value::Error;
+    use serde::de::{Deserializer, Error as _, Visitor};
+    use serde::forward_to_deserialize_any;
+
+    use super::*;
+
+    /// Takes down what an enumeration's variants are called, in the order of their numbers, and decodes nothing.
+    struct Variants<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Variants<'_> {
+        type Error = Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
+            Err(Error::custom("no enumeration"))
+        }
+
+        fn deserialize_enum<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            variants: &'static [&'static str],
+            _visitor: V,
+        ) -> Result<V::Value, Error> {
+            *self.0 = variants;
+            Err(Error::custom("nothing is decoded"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+        }
+    }
+
+    fn variants<'de, T: Deserialize<'de> + fmt::Debug>() -> &'static [&'static str] {
+        let mut variants: &'static [&'static str] = &[];
+        T::deserialize(Variants(&mut variants)).expect_err("nothing is decoded");
+        variants
+    }
+
+    /// An operation is sent by its number. A new one goes to the end, here and there, and raises
+    /// [`crate::PROTOCOL_VERSION`]: who speaks an older version cannot read it and must never be sent it.
+    #[test]
+    fn operations_keep_their_numbers() {
+        let names = [
+            "Create",
+            "CreateUnnamed",
+            "Link",
+            "Unlink",
+            "Rmdir",
+            "Rename",
+            "SetAttr",
+            "SetXattr",
+            "RemoveXattr",
+            "Write",
+            "Allocate",
+            "CopyRange",
+            "ReleaseOrphan",
+        ];
+        assert_eq!(variants::<MetaOp>(), names);
+        let sent = crate::encode(&MetaOp::ReleaseOrphan { ino: Ino(1) }).expect("encoded");
+        assert_eq!(sent.first().map(|number| names[usize::from(*number)]), Some("ReleaseOrphan"));
+    }
+}
