@@ -120,20 +120,23 @@ pub(crate) struct Recall {
     expected_opens: Mutex<Vec<Ino>, lock_order::ExpectedOpens>,
 }
 
+/// What a [`Recall`] stands on.
+pub(crate) struct RecallParts {
+    pub nodes: Arc<NodeCache>,
+    pub writeback: Arc<WriteBack>,
+    pub journal: Arc<Journal>,
+    pub buffer: Arc<WriteBuffer>,
+    pub space: Arc<SpaceReservation>,
+    pub locks: Arc<HeldLocks>,
+    pub kernel: Kernel,
+    pub session: Session,
+    pub counters: Arc<Counters>,
+    pub runtime: Runtime,
+}
+
 impl Recall {
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn new(
-        nodes: Arc<NodeCache>,
-        writeback: Arc<WriteBack>,
-        journal: Arc<Journal>,
-        buffer: Arc<WriteBuffer>,
-        space: Arc<SpaceReservation>,
-        locks: Arc<HeldLocks>,
-        kernel: Kernel,
-        session: Session,
-        counters: Arc<Counters>,
-        runtime: Runtime,
-    ) -> Self {
+    pub(crate) fn new(parts: RecallParts) -> Self {
+        let RecallParts { nodes, writeback, journal, buffer, space, locks, kernel, session, counters, runtime } = parts;
         let expected_opens = Mutex::default();
         Recall { nodes, writeback, journal, buffer, space, locks, kernel, session, counters, runtime, expected_opens }
     }

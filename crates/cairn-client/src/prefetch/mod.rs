@@ -13,17 +13,18 @@
 //! | [`policy::tree`], one for the mount | directories that are listed from the start; small files that are read | how many of the directories that come next to list, and whether to fetch their small files | 32 directories; none when more than 256 and half of all were for nothing |
 //!
 //! The policies are in [`policy`]: they decide *how much*, and are arithmetic alone. [`Prefetch`] finds out *which* files and
-//! directories that means, from what is known under leases ([`contents`], [`tree`]), and fetches. The operations tell it what
-//! they see: [`Prefetch::opened`], [`Prefetch::read`], [`Prefetch::looked_up`], [`Prefetch::listing_begins`],
-//! [`Prefetch::listed`]. Names along with a lookup are the exception: they come with the answer to the question itself, so the
-//! lookup asks the policy of its directory.
+//! directories that means, from what is known under leases ([`contents`], [`tree`]), and fetches. The mount tells it what
+//! programs do ([`Prefetch::read`], [`Prefetch::looked_up`], [`Prefetch::listing_begins`], [`Prefetch::listed`]), so that the
+//! operations need not know of it: an open file has its streams' policy with it, and a read that had to wait tells that to the
+//! policy. Names along with a lookup are the other exception: they come with the answer to the question itself, so the lookup
+//! asks the policy of its directory.
 //!
 //! # Invariants
 //!
 //! - Only content whose extents are known under a lease is fetched, and it lands in the block cache, which is keyed by
 //!   immutable blobs: what is fetched ahead may be useless, never wrong.
 //! - The locks of [`Prefetch`] and of open files' streams are the innermost: nothing is locked or waited for under them.
-//! - It asks the server nothing itself but for blocks; other questions go through [`Ask`], which the operations implement.
+//! - It asks the server nothing itself but for blocks; other questions go through [`Ask`], which the mount implements.
 
 mod contents;
 pub(crate) mod policy;
@@ -31,12 +32,10 @@ mod tree;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use cairn_locks::Mutex;
 use cairn_runtime::spawn_inline;
 use cairn_types::{Attr, FileKind, Ino, Name};
-use tokio::runtime::Handle as Runtime;
 
 use self::policy::series::Series;
 use self::policy::streams::ReadAhead;
@@ -48,8 +47,7 @@ use crate::lock_order;
 use crate::node::Node;
 use crate::node_cache::NodeCache;
 use crate::read_plan::Origin;
-use crate::session::Session;
-use crate::stats::{Counters, add};
+use crate::stats::add;
 
 /// Files up to this size, in bytes, count as small.
 const SMALL: u64 = BLOCK as u64;
@@ -87,8 +85,6 @@ pub(crate) struct FileRead {
 pub(crate) struct Prefetch {
     /// Largest window of a stream, in bytes.
     window_max: u64,
-    /// Bytes that all open files have asked for in advance and not read yet.
-    outstanding: Arc<AtomicU64>,
     tree: Mutex<TreeWalk, lock_order::TreeWalk>,
     series: Mutex<Series, lock_order::Series>,
     nodes: Arc<NodeCache>,
@@ -98,28 +94,8 @@ pub(crate) struct Prefetch {
 
 impl Prefetch {
     /// `window_max`: most bytes that one stream is read ahead.
-    pub(crate) fn new(
-        window_max: u64,
-        nodes: Arc<NodeCache>,
-        blocks: Arc<Blocks>,
-        session: Session,
-        counters: Arc<Counters>,
-        runtime: Runtime,
-    ) -> Self {
-        Prefetch {
-            window_max,
-            outstanding: Arc::default(),
-            tree: Mutex::default(),
-            series: Mutex::default(),
-            nodes,
-            blocks,
-            fetching: FetchContext { session, counters, runtime },
-        }
-    }
-
-    /// A file is opened: its streams.
-    pub(crate) fn opened(&self) -> ReadAhead {
-        ReadAhead::new(Arc::clone(&self.outstanding))
+    pub(crate) fn new(window_max: u64, nodes: Arc<NodeCache>, blocks: Arc<Blocks>, fetching: FetchContext) -> Self {
+        Prefetch { window_max, tree: Mutex::default(), series: Mutex::default(), nodes, blocks, fetching }
     }
 
     /// A name was looked up.

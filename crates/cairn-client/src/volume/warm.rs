@@ -15,12 +15,19 @@ use cairn_locks::Mutex;
 use cairn_types::{Errno, Ino, LeaseMode};
 use tokio::task::AbortHandle;
 
-use super::{Mount, WARM_ATTRIBUTE};
+use super::content::Content;
+use super::remote::Remote;
 use crate::cache::disk::DiskCache;
-use crate::cache::fetch::Want;
+use crate::cache::fetch::{Blocks, FetchContext, Want};
 use crate::error::FsResult;
 use crate::lock_order;
 use crate::stats::add;
+
+/// `cairn.warm:OFFSET:LENGTH`, an extended attribute of every file that is in no listing: who reads it has the mount bring
+/// that range into the disk cache. Every answer comes at once: `running` until that is done, then, once,
+/// `BYTES_THERE/BYTES_IN_ALL/CACHE_LIMIT`; `none` on a mount without a disk cache. `EAGAIN` says that too many ranges are under
+/// way. What is not asked about for five seconds is given up.
+pub const WARM_ATTRIBUTE: &str = "cairn.warm";
 
 /// Blocks that are fetched together: few enough to wait in the disk cache's queue.
 const RUN: usize = 64;
@@ -42,7 +49,7 @@ const NONE: Bytes = Bytes::from_static(b"none");
 
 /// The jobs of a volume. They end with this.
 #[derive(Debug, Default)]
-pub(crate) struct WarmJobs(Mutex<HashMap<Place, Started>, lock_order::WarmJobs>);
+struct WarmJobs(Mutex<HashMap<Place, Started>, lock_order::WarmJobs>);
 
 /// A range of a file.
 type Place = (Ino, u64, u64);
@@ -81,11 +88,6 @@ impl Job {
 }
 
 impl WarmJobs {
-    /// Ends all jobs.
-    pub(crate) fn stop(&self) {
-        self.0.lock().clear();
-    }
-
     /// Tells how a job is, its outcome once; and begins it with `spawn` if there is none.
     fn ask(&self, place: Place, spawn: impl FnOnce(Arc<Job>) -> AbortHandle) -> FsResult<Bytes> {
         let mut jobs = self.0.lock();
@@ -120,18 +122,37 @@ pub(super) fn range_asked_for(name: &[u8]) -> Option<Range<u64>> {
     Some(offset..offset.checked_add(length)?)
 }
 
-impl Mount {
+/// Warming: knows how files are read, and the disk cache.
+pub(super) struct Warm {
+    jobs: WarmJobs,
+    blocks: Arc<Blocks>,
+    remote: Arc<Remote>,
+    content: Arc<Content>,
+    fetching: FetchContext,
+}
+
+impl Warm {
+    pub(super) fn new(blocks: Arc<Blocks>, remote: Arc<Remote>, content: Arc<Content>) -> Self {
+        let fetching = remote.fetching();
+        Warm { jobs: WarmJobs::default(), blocks, remote, content, fetching }
+    }
+
+    /// Ends all jobs.
+    pub(super) fn stop(&self) {
+        self.jobs.0.lock().clear();
+    }
+
     /// The value of the attribute for a range, at once: see [`WARM_ATTRIBUTE`].
     ///
     /// # Errors
     /// `EAGAIN` while there are too many other jobs, `ETIMEDOUT` for one that took too long, and what reading gives.
-    pub(super) fn ask_to_warm(self: &Arc<Self>, ino: Ino, range: &Range<u64>) -> FsResult<Bytes> {
+    pub(super) fn ask(self: &Arc<Self>, ino: Ino, range: &Range<u64>) -> FsResult<Bytes> {
         let Some(disk) = self.blocks.disk() else { return Ok(NONE) };
         if range.is_empty() {
             return Ok(format!("0/0/{}", disk.limit()).into());
         }
         let place = (ino, range.start, range.end);
-        self.warm_jobs.ask(place, |job| self.runtime.spawn(Arc::clone(self).run_job(place, job)).abort_handle())
+        self.jobs.ask(place, |job| self.remote.runtime.spawn(Arc::clone(self).run_job(place, job)).abort_handle())
     }
 
     async fn run_job(self: Arc<Self>, place: Place, job: Arc<Job>) {
@@ -144,16 +165,16 @@ impl Mount {
             }
             () = job.forsaken() => tracing::debug!(%ino, "nobody waits for the disk cache any more"),
         }
-        self.warm_jobs.forget(&place, &job);
+        self.jobs.forget(&place, &job);
     }
 
     /// Brings the range into the disk cache and says how much of it is there, of how much, and what the cache holds.
     async fn warm(self: &Arc<Self>, ino: Ino, range: Range<u64>) -> FsResult<Bytes> {
         let Some(disk) = self.blocks.disk() else { return Ok(NONE) };
         let wants = loop {
-            self.acquire(ino, LeaseMode::Shared).await?;
+            self.remote.acquire(ino, LeaseMode::Shared).await?;
             // Another mount may have taken the lease back already; getting it again is limited in time.
-            if let Some(wants) = self.blobs_of(ino, range.clone()).await? {
+            if let Some(wants) = self.content.blobs_of(ino, range.clone()).await? {
                 break wants;
             }
         };
@@ -171,7 +192,7 @@ impl Mount {
         }
         missing.retain(|want| disk.find(*want).is_none());
         let warm = all - bytes(&missing);
-        add(&self.counters.bytes_warmed, warm);
+        add(&self.remote.counters.bytes_warmed, warm);
         Ok(format!("{warm}/{all}/{}", disk.limit()).into())
     }
 
@@ -189,7 +210,7 @@ impl Mount {
             }
         }
         // What comes from the server is offered to the disk cache as it arrives.
-        for fetch in self.blocks.fetch(&self.fetch_context(), &absent) {
+        for fetch in self.blocks.fetch(&self.fetching, &absent) {
             fetch.wait().await?;
         }
         Ok(())
@@ -198,7 +219,7 @@ impl Mount {
     /// Runs what waits for the disk on a thread that may.
     async fn with_disk(self: &Arc<Self>, wait: impl Fn(&DiskCache) -> bool + Send + 'static) -> bool {
         let shared = Arc::clone(self);
-        let waited = self.runtime.spawn_blocking(move || shared.blocks.disk().is_some_and(wait)).await;
+        let waited = self.remote.runtime.spawn_blocking(move || shared.blocks.disk().is_some_and(wait)).await;
         waited.unwrap_or(false)
     }
 }

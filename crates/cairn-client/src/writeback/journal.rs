@@ -54,20 +54,23 @@ pub(crate) struct Journal {
     pub(super) runtime: Runtime,
 }
 
+/// What a [`Journal`] is made of.
+pub(crate) struct JournalParts {
+    /// How long an entry may wait for others.
+    pub delay: Duration,
+    pub nodes: Arc<NodeCache>,
+    pub buffer: Arc<WriteBuffer>,
+    pub uploads: Arc<Uploads>,
+    pub space: Arc<SpaceReservation>,
+    pub kernel: Kernel,
+    pub session: Session,
+    pub counters: Arc<Counters>,
+    pub runtime: Runtime,
+}
+
 impl Journal {
-    /// `delay`: how long an entry may wait for others.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn new(
-        delay: Duration,
-        nodes: Arc<NodeCache>,
-        buffer: Arc<WriteBuffer>,
-        uploads: Arc<Uploads>,
-        space: Arc<SpaceReservation>,
-        kernel: Kernel,
-        session: Session,
-        counters: Arc<Counters>,
-        runtime: Runtime,
-    ) -> Self {
+    pub(crate) fn new(parts: JournalParts) -> Self {
+        let JournalParts { delay, nodes, buffer, uploads, space, kernel, session, counters, runtime } = parts;
         Journal { queue: Queue::new(delay), nodes, buffer, uploads, space, kernel, session, counters, runtime }
     }
 

@@ -25,7 +25,7 @@ use tokio::runtime::Handle as Runtime;
 
 pub(crate) use buffer::WriteBuffer;
 pub(crate) use claim::FlushClaim;
-pub(crate) use journal::{Bringing, Journal};
+pub(crate) use journal::{Bringing, Journal, JournalParts};
 pub(crate) use recovery::Recovery;
 pub(crate) use upload::Uploads;
 

@@ -137,6 +137,7 @@ fn a_removed_file_lives_on_while_it_is_open() {
             mount.volume.fsync(ino, false).await.expect("synced");
             assert_eq!(mount.read_at(ino, handle, 100_000, 10).await.expect("read"), b"more");
             mount.close(ino, handle).await.expect("closed");
+            mount.volume.forget(ino, u64::MAX);
             let mut gone = mount.volume.open(ino, libc::O_RDONLY).await;
             for _ in 0..100 {
                 if gone.is_err() {

@@ -1,4 +1,5 @@
-//! `read`: bytes from where the plan of a read ([`crate::read_plan`]) says that they are.
+//! `read`: bytes from where the plan of a read ([`crate::read_plan`]) says that they are. Whoever asked for the read is told of
+//! the plan before anything is fetched for it, and may have more fetched.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,18 +9,18 @@ use cairn_types::{Errno, Ino, LeaseMode};
 use cairn_wire::Query;
 use cairn_wire::message::QueryAnswer;
 
-use super::Mount;
-use super::core::unfitting;
+use super::Content;
+use super::handles::FileHandle;
 use crate::api::Handle;
 use crate::cache::Part;
-use crate::cache::fetch::{FetchContext, Want};
+use crate::cache::fetch::Want;
 use crate::error::FsResult;
 use crate::extents::ExtentMap;
 use crate::node::Node;
 use crate::node::transfers::Transfer;
-use crate::prefetch::FileRead;
 use crate::read_plan::{self, Origin, Plan, blobs_in};
 use crate::stats::add;
+use crate::volume::remote::unfitting;
 
 /// Times that a read begins again because what it was based on has changed.
 const ATTEMPTS: u32 = 100;
@@ -28,29 +29,41 @@ const GONE_ATTEMPTS: u32 = 5;
 
 static ZEROS: [u8; 128 * 1024] = [0; 128 * 1024];
 
-impl Mount {
+/// A read of which it is known where its bytes come from, and that is about to get them.
+pub(crate) struct Planned<'read> {
+    pub node: &'read Arc<Node>,
+    /// The open file, if there is one of the handle.
+    pub file: Option<&'read FileHandle>,
+    /// Of the file, in bytes.
+    pub size: u64,
+    pub parts: &'read [Origin],
+}
+
+impl Content {
+    /// `on_plan` is called once, as soon as the read is planned for the first time.
     pub(crate) async fn read(
-        self: &Arc<Self>,
+        &self,
         ino: Ino,
         handle: Handle,
         offset: u64,
         length: u32,
+        on_plan: impl FnOnce(Planned<'_>) + Send,
     ) -> FsResult<Vec<Bytes>> {
-        let node = self.nodes.table.get_or_insert(ino);
+        let node = self.remote.nodes.table.get_or_insert(ino);
         let mut transfer = Transfer::read(&node, offset, u64::from(length));
-        let file = self.handles.file(handle).filter(|file| file.ino == ino);
+        let file = self.files.get(handle).filter(|file| file.ino == ino);
         let mut gone = 0;
-        let mut noted = false;
+        let mut on_plan = Some(on_plan);
         for _ in 0..ATTEMPTS {
-            let plan = read_plan::plan(&self.nodes, &node.lock(), offset, u64::from(length))?;
+            let plan = read_plan::plan(&self.remote.nodes, &node.lock(), offset, u64::from(length))?;
             let (parts, epoch, size) = match plan {
                 Plan::Ready { parts, epoch, size } => (parts, epoch, size),
                 Plan::Lease => {
-                    self.acquire(ino, LeaseMode::Shared).await?;
+                    self.remote.acquire(ino, LeaseMode::Shared).await?;
                     continue;
                 }
                 Plan::Recall => {
-                    self.await_recall(&node).await?;
+                    self.remote.await_recall(&node).await?;
                     continue;
                 }
                 Plan::Extents(chunk) => {
@@ -58,9 +71,8 @@ impl Mount {
                     continue;
                 }
             };
-            if !std::mem::replace(&mut noted, true) {
-                let seen = FileRead { offset, length: u64::from(length), file_size: size };
-                self.prefetch.read(self, &node, file.as_ref().map(|file| &file.read_ahead), seen, &parts);
+            if let Some(on_plan) = on_plan.take() {
+                on_plan(Planned { node: &node, file: file.as_deref(), size, parts: &parts });
             }
             let mut waited = false;
             let collected = self.collect(parts, &mut waited).await;
@@ -95,7 +107,7 @@ impl Mount {
                 transfer.answered(&mut state);
             }
             self.note_access(&node);
-            add(&self.counters.bytes_read, pieces.iter().map(|piece| piece.len() as u64).sum());
+            add(&self.remote.counters.bytes_read, pieces.iter().map(|piece| piece.len() as u64).sum());
             return Ok(pieces);
         }
         Err(Errno::EIO.into())
@@ -112,7 +124,7 @@ impl Mount {
                 Origin::Zeros(length) => push_zero_pieces(&mut pieces, length),
                 Origin::Blob(want) => {
                     if let Some(data) = self.blocks.cache().get(want.blob, want.from, want.to) {
-                        add(&self.counters.block_hits, 1);
+                        add(&self.remote.counters.block_hits, 1);
                         pieces.push(data);
                     } else {
                         missing.push((pieces.len(), want));
@@ -126,7 +138,7 @@ impl Mount {
         }
         *waited = true;
         let wants: Vec<Want> = missing.iter().map(|(_, want)| *want).collect();
-        let fetches = self.blocks.fetch(&self.fetch_context(), &wants);
+        let fetches = self.blocks.fetch(&self.fetching, &wants);
         for ((index, want), fetch) in missing.into_iter().zip(fetches) {
             let part: Part = fetch.wait().await?;
             let data = part.slice(want.from, want.to).ok_or(Errno::EIO)?;
@@ -137,21 +149,13 @@ impl Mount {
         Ok(pieces)
     }
 
-    pub(super) fn fetch_context(&self) -> FetchContext {
-        FetchContext {
-            session: self.session.clone(),
-            counters: Arc::clone(&self.counters),
-            runtime: self.runtime.clone(),
-        }
-    }
-
     /// Asks for the extents around `chunk`, under the lease that is held.
     pub(crate) async fn fetch_extents(&self, node: &Arc<Node>, chunk: u32) -> FsResult<()> {
-        self.await_recall(node).await?;
+        self.remote.await_recall(node).await?;
         let (first_chunk, count) = ExtentMap::window_of(chunk);
         let Some((epoch, covered)) = ({
             let state = node.lock();
-            state.file().map(|file| (file.extents().epoch(), self.nodes.usable(&state, LeaseMode::Shared)))
+            state.file().map(|file| (file.extents().epoch(), self.remote.nodes.usable(&state, LeaseMode::Shared)))
         }) else {
             return Err(Errno::EINVAL.into());
         };
@@ -159,9 +163,9 @@ impl Mount {
             // The caller begins again, with the lease.
             return Ok(());
         }
-        let reply = self.query(Query::Extents { ino: node.ino, first_chunk, count }, &[node]).await?;
+        let reply = self.remote.query(Query::Extents { ino: node.ino, first_chunk, count }, &[node]).await?;
         let QueryAnswer::Extents(extents) = reply.answer else { return unfitting(&reply.answer) };
-        self.nodes.absorb(&reply.grants, &[]);
+        self.remote.nodes.absorb(&reply.grants, &[]);
         if let Some(file) = node.lock().file_mut() {
             file.extents_mut().fill(epoch, first_chunk, extents);
         }
@@ -169,10 +173,10 @@ impl Mount {
     }
 
     /// The blobs that `range` of a file consists of, clipped at the end of the file; `None` without its lease.
-    pub(super) async fn blobs_of(&self, ino: Ino, range: Range<u64>) -> FsResult<Option<Vec<Want>>> {
-        let node = self.nodes.table.get_or_insert(ino);
+    pub(crate) async fn blobs_of(&self, ino: Ino, range: Range<u64>) -> FsResult<Option<Vec<Want>>> {
+        let node = self.remote.nodes.table.get_or_insert(ino);
         for _ in 0..ATTEMPTS {
-            let plan = read_plan::plan(&self.nodes, &node.lock(), range.start, range.end - range.start)?;
+            let plan = read_plan::plan(&self.remote.nodes, &node.lock(), range.start, range.end - range.start)?;
             match plan {
                 Plan::Ready { parts, .. } => return Ok(Some(blobs_in(&parts).collect())),
                 Plan::Lease | Plan::Recall => return Ok(None),

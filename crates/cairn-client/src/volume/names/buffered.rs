@@ -1,23 +1,18 @@
-//! Changes that are made here first: under exclusive leases nobody else can see or make a change, so its outcome is known
-//! here, and the server hears of it by the journal.
+//! Changes of names that are made here first: under exclusive leases nobody else can see or make a change, so its outcome is
+//! known here, and the server hears of it by the journal.
 //!
 //! Every function answers "not here" (`None`, `false`) where a lease, a name or a rule is missing that it would take to know
 //! the outcome; the caller then asks the server. Nodes are locked in the order of their numbers, a node that is just being
 //! made last; the journal is entered while they are.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cairn_locks::MutexGuard;
-use cairn_types::{
-    Acl, Attr, AttrChange, AttrFlags, FileKind, LeaseMode, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp,
-    XattrMode, acl, limits,
-};
+use cairn_types::{Attr, AttrFlags, FileKind, Ino, Maker, MetaOp, Name, NewNode, RenameMode, Timestamp, limits};
 
-use super::Mount;
-use crate::api::{AttrReply, Caller, Entry};
+use super::Names;
+use crate::api::{Caller, Entry};
 use crate::error::FsResult;
 use crate::node::directory::{Cached, Link};
 use crate::node::{FileState, Life, Node, NodeState, Place};
@@ -96,60 +91,52 @@ fn may_go(state: &NodeState) -> bool {
     state.lease().is_since_birth() || state.file().is_none_or(FileState::is_flushed)
 }
 
-impl Mount {
-    /// Whether what is said here of a node may be changed ahead of the server.
-    fn may_change_here(&self, state: &NodeState) -> bool {
-        self.nodes.usable(state, LeaseMode::Exclusive)
-            && !state.is_recalled()
-            && state.life() == Life::Named
-            && !self.closing.load(Ordering::Relaxed)
-    }
-
+impl Names {
     fn can_make(&self, directory: &NodeState, name: &Name) -> bool {
-        self.may_change_here(directory)
+        self.remote.may_change_here(directory)
             && has_free(directory, name)
             && directory.attr().is_some_and(|attr| !attr.flags.contains(AttrFlags::HAS_ACL))
     }
 
     pub(super) async fn make_here(
-        self: &Arc<Self>,
+        &self,
         caller: Caller,
-        parent: cairn_types::Ino,
+        parent: Ino,
         name: &Name,
         new: &NewNode,
         mode: u32,
     ) -> FsResult<Option<Entry>> {
-        let directory = self.nodes.table.get_or_insert(parent);
+        let directory = self.remote.nodes.table.get_or_insert(parent);
         if !self.can_make(&directory.lock(), name)
             || matches!(new, NewNode::Symlink(target) if target.is_empty() || target.len() > limits::SYMLINK_MAX)
         {
             return Ok(None);
         }
-        self.journal.wait_for_space().await?;
-        if !self.reserve_node().await? {
+        self.remote.journal.wait_for_space().await?;
+        if !self.space.reserve_node().await? {
             return Ok(None);
         }
-        let generation = self.session.generation();
-        let ino = match self.session.new_ino().await {
+        let generation = self.remote.session.generation();
+        let ino = match self.remote.session.new_ino().await {
             Ok(ino) => ino,
             Err(errno) => {
-                self.space.release_node(false);
+                self.space.reservation.release_node(false);
                 return Err(errno);
             }
         };
-        let made = self.nodes.table.get_or_insert(ino);
+        let made = self.remote.nodes.table.get_or_insert(ino);
         let maker = Maker { mode, umask: caller.umask, uid: caller.uid, gid: caller.gid, time: Timestamp::now() };
         let (attr, entry_ttl) = {
             let mut state = directory.lock();
             let Some(parent_attr) = state.attr().filter(|_| self.can_make(&state, name)) else {
-                self.space.release_node(false);
+                self.space.reservation.release_node(false);
                 return Ok(None);
             };
             let attr = parent_attr.born_here(ino, new, &maker, false);
             state.begin_change();
             state.alter_attr(|parent| parent.add_entry(attr.kind, maker.time));
             change_name(&mut state, name, Some(Link { ino, kind: attr.kind }));
-            made.lock_new().create_local(attr, Place { parent, name: name.clone() }, self.chunk_size);
+            made.lock_new().create_local(attr, Place { parent, name: name.clone() }, self.remote.nodes.chunk_size());
             let op = MetaOp::Create {
                 parent,
                 name: name.clone(),
@@ -161,24 +148,19 @@ impl Mount {
                 gid: caller.gid,
                 time: maker.time,
             };
-            self.journal.enter(op, vec![Arc::clone(&directory), Arc::clone(&made)], generation, None);
-            (attr, self.nodes.entry_time_to_live(&state))
+            self.remote.journal.enter(op, vec![Arc::clone(&directory), Arc::clone(&made)], generation, None);
+            (attr, self.remote.nodes.entry_time_to_live(&state))
         };
-        Ok(Some(self.nodes.entry(&attr, entry_ttl)))
+        Ok(Some(self.remote.nodes.entry(&attr, entry_ttl)))
     }
 
-    pub(super) async fn unlink_here(
-        self: &Arc<Self>,
-        directory: &Arc<Node>,
-        name: &Name,
-        target: &Arc<Node>,
-    ) -> FsResult<bool> {
-        self.journal.wait_for_space().await?;
-        let generation = self.session.generation();
+    pub(super) async fn unlink_here(&self, directory: &Arc<Node>, name: &Name, target: &Arc<Node>) -> FsResult<bool> {
+        self.remote.journal.wait_for_space().await?;
+        let generation = self.remote.session.generation();
         let time = Timestamp::now();
         let last = {
             let mut locked = Locked::new(&[directory, target]);
-            if !locked.all(|state| self.may_change_here(state)) {
+            if !locked.all(|state| self.remote.may_change_here(state)) {
                 return Ok(false);
             }
             let Some(state) = locked.get(target) else { return Ok(false) };
@@ -195,7 +177,7 @@ impl Mount {
             }
             let last = locked.get(target).is_some_and(|state| unlink(state, keep, time));
             let op = MetaOp::Unlink { parent: directory.ino, name: name.clone(), keep, time };
-            self.journal.enter(op, locked.nodes(), generation, None);
+            self.remote.journal.enter(op, locked.nodes(), generation, None);
             last
         };
         if last {
@@ -205,27 +187,22 @@ impl Mount {
     }
 
     /// Lets go of a node whose last name has just gone, unless it is open or was kept because it is about to be.
-    fn let_go(self: &Arc<Self>, node: &Arc<Node>) {
+    fn let_go(&self, node: &Arc<Node>) {
         let gone = {
             let state = node.lock();
             !state.is_open() && (state.life() == Life::Gone || state.is_kept_for_nobody())
         };
         if gone {
-            self.drop_orphan(node, false);
+            self.content.drop_orphan(node, false);
         }
     }
 
-    pub(super) async fn rmdir_here(
-        self: &Arc<Self>,
-        directory: &Arc<Node>,
-        name: &Name,
-        target: &Arc<Node>,
-    ) -> FsResult<bool> {
-        self.journal.wait_for_space().await?;
-        let generation = self.session.generation();
+    pub(super) async fn rmdir_here(&self, directory: &Arc<Node>, name: &Name, target: &Arc<Node>) -> FsResult<bool> {
+        self.remote.journal.wait_for_space().await?;
+        let generation = self.remote.session.generation();
         let time = Timestamp::now();
         let mut locked = Locked::new(&[directory, target]);
-        if !locked.all(|state| self.may_change_here(state)) {
+        if !locked.all(|state| self.remote.may_change_here(state)) {
             return Ok(false);
         }
         let is_empty = |attr: &Attr| attr.is_dir() && attr.size == 0;
@@ -243,14 +220,14 @@ impl Mount {
             remove_directory(state, time);
         }
         let op = MetaOp::Rmdir { parent: directory.ino, name: name.clone(), time };
-        self.journal.enter(op, locked.nodes(), generation, None);
+        self.remote.journal.enter(op, locked.nodes(), generation, None);
         drop(locked);
         self.let_go(target);
         Ok(true)
     }
 
     /// Sends content beforehand that cannot go along with a new name of its file.
-    async fn send_unbringable(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
+    async fn send_unbringable(&self, node: &Arc<Node>) -> FsResult<()> {
         let flush = node.lock().file().is_some_and(|file| !can_be_brought(file));
         if flush { self.writeback.flush_node(node).await } else { Ok(()) }
     }
@@ -265,21 +242,21 @@ impl Mount {
     }
 
     pub(super) async fn rename_here(
-        self: &Arc<Self>,
+        &self,
         [from, to]: [&Arc<Node>; 2],
         [name, new_name]: [&Name; 2],
         source: &Arc<Node>,
         target: Option<&Arc<Node>>,
         mode: RenameMode,
     ) -> FsResult<bool> {
-        self.journal.wait_for_space().await?;
+        self.remote.journal.wait_for_space().await?;
         self.send_unbringable(source).await?;
-        let generation = self.session.generation();
+        let generation = self.remote.session.generation();
         let time = Timestamp::now();
         let mut nodes = vec![from, to, source];
         nodes.extend(target);
         let mut locked = Locked::new(&nodes);
-        if !locked.all(|state| self.may_change_here(state))
+        if !locked.all(|state| self.remote.may_change_here(state))
             || target.is_some_and(|target| target.ino == source.ino || mode == RenameMode::NoReplace)
         {
             return Ok(false);
@@ -341,7 +318,7 @@ impl Mount {
             time,
         };
         let nodes = locked.nodes();
-        self.journal.enter(op, nodes, generation, locked.bringing(source).filter(|_| brings));
+        self.remote.journal.enter(op, nodes, generation, locked.bringing(source).filter(|_| brings));
         drop(locked);
         if let Some(target) = target.filter(|_| gone) {
             self.let_go(target);
@@ -350,18 +327,18 @@ impl Mount {
     }
 
     pub(super) async fn link_here(
-        self: &Arc<Self>,
+        &self,
         node: &Arc<Node>,
         directory: &Arc<Node>,
         name: &Name,
     ) -> FsResult<Option<Entry>> {
-        self.journal.wait_for_space().await?;
+        self.remote.journal.wait_for_space().await?;
         self.send_unbringable(node).await?;
-        let generation = self.session.generation();
+        let generation = self.remote.session.generation();
         let time = Timestamp::now();
         let (attr, entry_ttl) = {
             let mut locked = Locked::new(&[node, directory]);
-            if !locked.all(|state| self.may_change_here(state))
+            if !locked.all(|state| self.remote.may_change_here(state))
                 || !locked.get(directory).is_some_and(|state| has_free(state, name))
             {
                 return Ok(None);
@@ -381,104 +358,14 @@ impl Mount {
             if let Some(parent) = locked.get(directory) {
                 parent.alter_attr(|attr| attr.add_entry(FileKind::Regular, time));
                 change_name(parent, name, Some(Link { ino: node.ino, kind: attr.kind }));
-                entry_ttl = self.nodes.entry_time_to_live(parent);
+                entry_ttl = self.remote.nodes.entry_time_to_live(parent);
             }
             let op = MetaOp::Link { ino: node.ino, parent: directory.ino, name: name.clone(), time };
             let nodes = locked.nodes();
-            self.journal.enter(op, nodes, generation, locked.bringing(node).filter(|_| brings));
+            self.remote.journal.enter(op, nodes, generation, locked.bringing(node).filter(|_| brings));
             (attr, entry_ttl)
         };
-        Ok(Some(self.nodes.entry(&attr, entry_ttl)))
-    }
-
-    /// `chmod`, `chown` and `utimens`.
-    pub(super) async fn setattr_here(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        change: &AttrChange,
-    ) -> FsResult<Option<AttrReply>> {
-        let fits = |state: &NodeState| {
-            let simple = change.size.is_none();
-            let reaches_xattrs = |attr: &Attr| {
-                (change.mode.is_some() && attr.flags.contains(AttrFlags::HAS_ACL))
-                    || (attr.loses_privileges(change) && attr.flags.contains(AttrFlags::HAS_CAPABILITY))
-            };
-            simple && self.may_change_here(state) && state.attr().is_some_and(|attr| !reaches_xattrs(attr))
-        };
-        if !fits(&node.lock()) {
-            return Ok(None);
-        }
-        self.journal.wait_for_space().await?;
-        if change.mtime.is_some() {
-            self.supersede_mtime(node, change.mtime).await;
-        }
-        let generation = self.session.generation();
-        let time = Timestamp::now();
-        let mut state = node.lock();
-        if !fits(&state) {
-            return Ok(None);
-        }
-        if change.mtime.is_some()
-            && let Some(file) = state.file_mut()
-        {
-            if file.is_flushing() {
-                return Ok(None);
-            }
-            file.supersede_mtime(change.mtime);
-        }
-        state.begin_change();
-        state.alter_attr(|attr| attr.change(change, time));
-        if change.atime.is_some() {
-            state.clear_access_time();
-        }
-        let op = MetaOp::SetAttr { ino: node.ino, change: *change, time };
-        self.journal.enter(op, vec![Arc::clone(node)], generation, None);
-        let reply = state.view().map(|attr| AttrReply { attr, ttl: self.nodes.time_to_live(&state) });
-        drop(state);
-        Ok(reply)
-    }
-
-    /// Lists of a node that has none, as `cp -a` sets them on every file: one that only repeats the mode, or is empty.
-    pub(super) async fn set_acl_here(
-        self: &Arc<Self>,
-        node: &Arc<Node>,
-        name: &Bytes,
-        value: &Bytes,
-        mode: XattrMode,
-        clear_set_gid: bool,
-    ) -> FsResult<bool> {
-        let Ok(list) = Acl::parse(value) else { return Ok(false) };
-        let shows_in_mode = match (name.as_ref(), &list) {
-            (acl::ACCESS, Some(list)) => list.mode().1,
-            (acl::ACCESS | acl::DEFAULT, None) => true,
-            _ => false,
-        };
-        let fits = |state: &NodeState| {
-            let listless = |attr: &Attr| attr.kind != FileKind::Symlink && !attr.flags.contains(AttrFlags::HAS_ACL);
-            self.may_change_here(state) && state.attr().is_some_and(listless)
-        };
-        if !shows_in_mode || !fits(&node.lock()) {
-            return Ok(false);
-        }
-        self.journal.wait_for_space().await?;
-        let generation = self.session.generation();
-        let time = Timestamp::now();
-        let mut state = node.lock();
-        let Some(before) = state.attr().copied().filter(|_| fits(&state)) else { return Ok(false) };
-        let mut attr = before;
-        if let Some(list) = &list {
-            attr.take_access_list(list, clear_set_gid);
-        }
-        // As at the server, what was so already is no change.
-        if attr != before {
-            attr.ctime = time;
-            state.begin_change();
-            state.alter_attr(|known| *known = attr);
-            let op =
-                MetaOp::SetXattr { ino: node.ino, name: name.clone(), value: value.clone(), mode, clear_set_gid, time };
-            self.journal.enter(op, vec![Arc::clone(node)], generation, None);
-        }
-        Ok(true)
+        Ok(Some(self.remote.nodes.entry(&attr, entry_ttl)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cairn_types::{Attr, AttrChange, AttrFlags, Errno, Ino, LeaseMode, MetaOp, Timestamp};
 
-use super::Mount;
+use super::Content;
 use crate::api::{Handle, WriteFlags};
 use crate::error::FsResult;
 use crate::extents::by_chunk;
@@ -42,18 +42,18 @@ fn has_privileges(attr: &Attr) -> bool {
     attr.mode & libc::S_ISUID != 0 || attr.mode & set_gid == set_gid || attr.flags.contains(AttrFlags::HAS_CAPABILITY)
 }
 
-impl Mount {
+impl Content {
     pub(crate) async fn write(
-        self: &Arc<Self>,
+        &self,
         ino: Ino,
         handle: Option<Handle>,
         offset: u64,
         data: Bytes,
         mut flags: WriteFlags,
     ) -> FsResult<u32> {
-        self.writable()?;
+        self.remote.writable()?;
         let length = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
-        let node = self.nodes.table.get_or_insert(ino);
+        let node = self.remote.nodes.table.get_or_insert(ino);
         let mut wanted = None;
         // The kernel's own pages are taken in any case: a recall may be waiting for them.
         let mut transfer = (!flags.from_cache).then(|| Transfer::write(&node, offset, u64::from(length)));
@@ -69,24 +69,24 @@ impl Mount {
             match self.try_write(&node, offset, &data, flags, transfer.as_mut())? {
                 Lacking::Nothing => break,
                 Lacking::Lease => {
-                    self.acquire(ino, LeaseMode::Exclusive).await?;
+                    self.remote.acquire(ino, LeaseMode::Exclusive).await?;
                 }
-                Lacking::Recall => self.await_recall(&node).await?,
+                Lacking::Recall => self.remote.await_recall(&node).await?,
                 Lacking::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
                 Lacking::Space { needed, missing } => {
-                    wanted = Some(self.space.want(needed));
-                    self.reserve_more(missing).await?;
+                    wanted = Some(self.space.reservation.want(needed));
+                    self.space.reserve_more(missing).await?;
                 }
                 Lacking::Memory => self.buffer.wait_for_space().await?,
                 Lacking::Privileges => {
                     let change = AttrChange { kill_privileges: true, ..AttrChange::default() };
-                    self.call(MetaOp::SetAttr { ino, change, time: Timestamp::now() }, &[&node]).await?;
+                    self.remote.call(MetaOp::SetAttr { ino, change, time: Timestamp::now() }, &[&node]).await?;
                     flags.kill_privileges = false;
                 }
             }
         }
         drop(wanted);
-        add(&self.counters.bytes_written, u64::from(length));
+        add(&self.remote.counters.bytes_written, u64::from(length));
         if flags.sync {
             self.fsync(ino).await?;
         }
@@ -94,7 +94,7 @@ impl Mount {
     }
 
     fn try_write(
-        self: &Arc<Self>,
+        &self,
         node: &Arc<Node>,
         offset: u64,
         data: &Bytes,
@@ -112,7 +112,7 @@ impl Mount {
         if transfer.is_some() && state.transfers().are_held() {
             return Ok(Lacking::Recall);
         }
-        if !self.nodes.usable(state, LeaseMode::Exclusive) {
+        if !self.remote.nodes.usable(state, LeaseMode::Exclusive) {
             return Ok(Lacking::Lease);
         }
         let Some(attr) = state.view() else { return Ok(Lacking::Lease) };
@@ -126,7 +126,7 @@ impl Mount {
         }
         let Some(file) = state.file() else { return Err(Errno::EINVAL.into()) };
         let mut grown = Vec::with_capacity(2);
-        for (chunk, from, to) in by_chunk(self.chunk_size, offset, length) {
+        for (chunk, from, to) in by_chunk(self.remote.nodes.chunk_size(), offset, length) {
             let mut growth = 0;
             for (start, stop) in file.overlay().below(chunk, from, to) {
                 match file.extents().holes(chunk, start, stop) {
@@ -137,11 +137,11 @@ impl Mount {
             grown.push((chunk, from, to, growth));
         }
         let growth = grown.iter().map(|(_, _, _, growth)| growth).sum();
-        let needed = self.space.needed_by(state, growth);
+        let needed = self.space.reservation.needed_by(state, growth);
         let Some(file) = state.file_mut() else { return Err(Errno::EINVAL.into()) };
         if needed > file.reserved() {
             let more = needed - file.reserved();
-            if let Err(missing) = self.space.draw(more) {
+            if let Err(missing) = self.space.reservation.draw(more) {
                 return Ok(Lacking::Space { needed: more, missing });
             }
             file.set_reserved(needed);
@@ -153,12 +153,13 @@ impl Mount {
             let next = done + (to - from) as usize;
             file.overlay_mut().write(chunk, from, &data[done..next], growth);
             crowded |= file.overlay().segments_in(chunk) > SEGMENTS_MAX;
-            filled |= to == self.chunk_size;
+            filled |= to == self.remote.nodes.chunk_size();
             done = next;
         }
         file.note_written(Timestamp::now());
         self.buffer.files.adjust(before, file.overlay().bytes());
-        let much = filled && file.overlay().dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.chunk_size));
+        let much =
+            filled && file.overlay().dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.remote.nodes.chunk_size()));
         let queue = file.enlist();
         let idle = !file.is_flushing();
         if let Some(transfer) = transfer {

@@ -3,20 +3,23 @@
 //!
 //! Cursors count entries from 1: `.`, `..`, and from 3 on the names in their order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cairn_locks::Mutex;
 use cairn_types::{Attr, Errno, FileKind, Ino, LeaseMode, Name};
 use cairn_wire::Query;
 use cairn_wire::message::{Grant, QueryAnswer};
 
-use super::Mount;
-use super::core::unfitting;
+use super::Names;
 use crate::api::{DirEntry, Entry, Handle};
 use crate::error::FsResult;
+use crate::lock_order;
 use crate::node::directory::{Cached, DirectoryCache, Link};
 use crate::node::{Life, Node, Place};
+use crate::volume::remote::unfitting;
 
 /// Names in one page: with and without attributes, about as many as fill the kernel's requests and a message.
 const PAGE_WITH_ATTRIBUTES: u32 = 1000;
@@ -31,7 +34,7 @@ const ENTRY_PLUS_BYTES: usize = 160;
 
 /// Where an open directory is being read.
 #[derive(Debug, Default)]
-pub(crate) struct Listing {
+struct Listing {
     page: Vec<(Name, Link)>,
     /// Cursor of the first entry of the page.
     first: u64,
@@ -71,6 +74,34 @@ impl Listing {
     }
 }
 
+/// An open directory. The listing is behind an asynchronous lock because reading it may ask the server.
+#[derive(Debug)]
+struct DirectoryHandle {
+    ino: Ino,
+    listing: tokio::sync::Mutex<Listing>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct OpenDirectories {
+    directories: Mutex<HashMap<u64, Arc<DirectoryHandle>>, lock_order::OpenDirectories>,
+}
+
+impl OpenDirectories {
+    fn open(&self, number: u64, ino: Ino) -> Handle {
+        let listing = tokio::sync::Mutex::default();
+        self.directories.lock().insert(number, Arc::new(DirectoryHandle { ino, listing }));
+        Handle(number)
+    }
+
+    fn get(&self, handle: Handle) -> Option<Arc<DirectoryHandle>> {
+        self.directories.lock().get(&handle.0).cloned()
+    }
+
+    fn close(&self, handle: Handle) {
+        self.directories.lock().remove(&handle.0);
+    }
+}
+
 /// A page as it came from the cache or the server.
 struct Page {
     entries: Vec<(Name, Link)>,
@@ -86,45 +117,50 @@ impl Page {
     }
 }
 
-impl Mount {
-    pub(crate) async fn open_dir(self: &Arc<Self>, ino: Ino) -> FsResult<Handle> {
-        let known = self.nodes.table.get(ino).is_some_and(|node| {
+impl Names {
+    pub(crate) async fn open_dir(&self, ino: Ino) -> FsResult<Handle> {
+        let known = self.remote.nodes.table.get(ino).is_some_and(|node| {
             let state = node.lock();
             state.life() == Life::Named
                 && state.attr().is_some_and(Attr::is_dir)
-                && self.nodes.usable(&state, LeaseMode::Shared)
+                && self.remote.nodes.usable(&state, LeaseMode::Shared)
         });
         if !known {
-            let reply = self.current_attr(ino).await?;
+            let reply = self.remote.current_attr(ino).await?;
             if !reply.attr.is_dir() {
                 return Err(Errno::ENOTDIR.into());
             }
         }
-        Ok(self.handles.open_directory(ino))
+        Ok(self.directories.open(self.content.handle_number(), ino))
     }
 
+    pub(crate) fn release_dir(&self, handle: Handle) {
+        self.directories.close(handle);
+    }
+
+    /// `on_start` is called with the directory if its listing begins.
     pub(crate) async fn read_dir(
-        self: &Arc<Self>,
+        &self,
         ino: Ino,
         handle: Handle,
         cursor: u64,
         max_bytes: u32,
         with_attributes: bool,
+        on_start: impl FnOnce(&Arc<Node>) + Send,
     ) -> FsResult<Vec<DirEntry>> {
-        let handle = self.handles.directory(handle).ok_or(Errno::EBADF)?;
+        let handle = self.directories.get(handle).ok_or(Errno::EBADF)?;
         if handle.ino != ino {
             return Err(Errno::EBADF.into());
         }
-        let node = self.nodes.table.get_or_insert(ino);
+        let node = self.remote.nodes.table.get_or_insert(ino);
         if node.lock().gone().is_some() {
             return Ok(Vec::new());
         }
         let mut listing = handle.listing.lock().await;
-        let mut ahead = 0;
         if cursor == 0 {
             listing.restart();
-            self.note_access(&node);
-            ahead = self.prefetch.listing_begins(&node);
+            self.content.note_access(&node);
+            on_start(&node);
         }
         let overhead = if with_attributes { ENTRY_PLUS_BYTES } else { ENTRY_BYTES };
         let mut left = max_bytes as usize;
@@ -161,26 +197,25 @@ impl Mount {
             entries.push(DirEntry { name, ino: link.ino, kind: link.kind, cursor: next, entry });
             next += 1;
         }
-        self.prefetch.listed(self, &node, ahead);
         Ok(entries)
     }
 
     /// The directory that holds this one; the root is its own.
-    async fn parent_of(self: &Arc<Self>, ino: Ino) -> FsResult<Ino> {
+    async fn parent_of(&self, ino: Ino) -> FsResult<Ino> {
         if ino == Ino::ROOT {
             return Ok(ino);
         }
-        let node = self.nodes.table.get_or_insert(ino);
+        let node = self.remote.nodes.table.get_or_insert(ino);
         if let Some(parent) = self.known_parent(&node) {
             return Ok(parent);
         }
-        let reply = match self.query(Query::Parent { directory: ino }, &[&node]).await {
+        let reply = match self.remote.query(Query::Parent { directory: ino }, &[&node]).await {
             Ok(reply) => reply,
             // A removed directory that is still open has nothing above it.
             Err(error) if error == Errno::ENOENT || error == Errno::ESTALE => return Ok(ino),
             Err(errno) => return Err(errno),
         };
-        self.nodes.absorb(&reply.grants, &[]);
+        self.remote.nodes.absorb(&reply.grants, &[]);
         match reply.answer {
             QueryAnswer::Parent(parent) => Ok(parent),
             other => unfitting(&other),
@@ -190,15 +225,15 @@ impl Mount {
     /// The directory in which this one is known to be, under that one's lease.
     fn known_parent(&self, node: &Node) -> Option<Ino> {
         let Place { parent, name } = node.lock().place().cloned()?;
-        let parent = self.nodes.table.get(parent)?;
+        let parent = self.remote.nodes.table.get(parent)?;
         let state = parent.lock();
         let leads_here = matches!(state.directory()?.get(&name), Cached::Present(link) if link.ino == node.ino);
-        (leads_here && self.nodes.usable(&state, LeaseMode::Shared)).then_some(parent.ino)
+        (leads_here && self.remote.nodes.usable(&state, LeaseMode::Shared)).then_some(parent.ino)
     }
 
     /// Moves the page so that it holds `cursor`. `false` if the listing ends before it.
     async fn turn_page(
-        self: &Arc<Self>,
+        &self,
         node: &Arc<Node>,
         listing: &mut Listing,
         cursor: u64,
@@ -232,21 +267,21 @@ impl Mount {
     }
 
     /// One page of names after `after`.
-    async fn page(self: &Arc<Self>, node: &Arc<Node>, after: Option<Name>, with_attributes: bool) -> FsResult<Page> {
+    async fn page(&self, node: &Arc<Node>, after: Option<Name>, with_attributes: bool) -> FsResult<Page> {
         let limit = if with_attributes { PAGE_WITH_ATTRIBUTES } else { PAGE_OF_NAMES };
         if let Some(page) = self.cached_page(node, after.as_ref(), limit, with_attributes) {
             return Ok(page);
         }
-        self.await_recall(node).await?;
+        self.remote.await_recall(node).await?;
         let (asked, was_covered) = {
             let state = node.lock();
             let epoch = state.directory().map_or(0, DirectoryCache::epoch);
             (epoch, state.covers(LeaseMode::Shared))
         };
         let query = Query::List { directory: node.ino, after, limit, attributes: with_attributes };
-        let reply = self.query(query, &[node]).await?;
+        let reply = self.remote.query(query, &[node]).await?;
         let QueryAnswer::List { mut entries, complete } = reply.answer else { return unfitting(&reply.answer) };
-        self.nodes.absorb_listed(node.ino, &reply.grants, &mut entries);
+        self.remote.nodes.absorb_listed(node.ino, &reply.grants, &mut entries);
         let entries: Vec<(Name, Link)> =
             entries.into_iter().map(|entry| (entry.name, Link { ino: entry.ino, kind: entry.kind })).collect();
         let mut state = node.lock();
@@ -266,10 +301,11 @@ impl Mount {
 
     /// Fetches all names of a directory that is small, once names in it are asked for that are not known: from then on it
     /// is known, too, which names are free.
-    pub(super) async fn learn_small_directory(self: &Arc<Self>, node: &Arc<Node>, name: &Name) -> FsResult<()> {
+    pub(super) async fn learn_small_directory(&self, node: &Arc<Node>, name: &Name) -> FsResult<()> {
         let worthwhile = {
             let mut state = node.lock();
-            let entries = state.attr().filter(|_| self.nodes.usable(&state, LeaseMode::Shared)).map(|attr| attr.size);
+            let entries =
+                state.attr().filter(|_| self.remote.nodes.usable(&state, LeaseMode::Shared)).map(|attr| attr.size);
             let at_server = !state.is_ahead();
             match (entries, state.directory_mut()) {
                 (Some(entries), Some(cache)) => {
@@ -285,7 +321,7 @@ impl Mount {
     }
 
     /// Asks for all names of a directory, with attributes, and so learns which names are free in it.
-    pub(super) async fn list_all(self: &Arc<Self>, node: &Arc<Node>) -> FsResult<()> {
+    pub(crate) async fn list_all(&self, node: &Arc<Node>) -> FsResult<()> {
         let mut listing = Listing::default();
         let mut after = None;
         loop {
@@ -297,11 +333,12 @@ impl Mount {
             }
         }
     }
+
     /// A page from the directory's cache, if all names are known, and with attributes all nodes, too.
     fn cached_page(&self, node: &Node, after: Option<&Name>, limit: u32, with_attributes: bool) -> Option<Page> {
         let (entries, complete, epoch) = {
             let state = node.lock();
-            if !state.covers(LeaseMode::Shared) || !self.session.leases_valid() {
+            if !state.covers(LeaseMode::Shared) || !self.remote.session.leases_valid() {
                 return None;
             }
             let cache = state.directory()?;
@@ -313,7 +350,11 @@ impl Mount {
             (entries, complete, cache.epoch())
         };
         let known = |link: &Link| {
-            self.nodes.table.get(link.ino).is_some_and(|child| self.nodes.usable(&child.lock(), LeaseMode::Shared))
+            self.remote
+                .nodes
+                .table
+                .get(link.ino)
+                .is_some_and(|child| self.remote.nodes.usable(&child.lock(), LeaseMode::Shared))
         };
         if with_attributes && !entries.iter().all(|(_, link)| known(link)) {
             return None;
@@ -325,25 +366,25 @@ impl Mount {
     fn listed_entry(&self, directory: &Node, name: &Name, link: Link) -> Option<Entry> {
         let entry_ttl = {
             let state = directory.lock();
-            if !state.covers(LeaseMode::Shared) || !self.session.leases_valid() {
+            if !state.covers(LeaseMode::Shared) || !self.remote.session.leases_valid() {
                 return None;
             }
             match state.directory().map(|cache| cache.get(name)) {
-                Some(Cached::Present(known)) if known.ino == link.ino => self.nodes.entry_time_to_live(&state),
+                Some(Cached::Present(known)) if known.ino == link.ino => self.remote.nodes.entry_time_to_live(&state),
                 // Not in the cache although the lease stands: the page was read before it, or too many came after.
                 Some(Cached::Unknown) => Duration::ZERO,
                 _ => return None,
             }
         };
-        let node = self.nodes.table.get(link.ino)?;
+        let node = self.remote.nodes.table.get(link.ino)?;
         let mut state = node.lock();
-        if !self.nodes.usable(&state, LeaseMode::Shared) || state.life() != Life::Named {
+        if !self.remote.nodes.usable(&state, LeaseMode::Shared) || state.life() != Life::Named {
             return None;
         }
         let attr = state.view()?;
         state.add_reference();
         state.set_first_place(directory.ino, name);
-        Some(Entry { attr, attr_ttl: self.nodes.time_to_live(&state), entry_ttl })
+        Some(Entry { attr, attr_ttl: self.remote.nodes.time_to_live(&state), entry_ttl })
     }
 }
 

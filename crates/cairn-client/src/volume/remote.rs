@@ -1,18 +1,31 @@
 //! What operations have in common: asking, changing, holding leases, and how long the kernel may rely on an answer.
+//!
+//! It knows nodes, the journal and the session, and no operation: neither names nor content.
+//!
+//! Invariants:
+//!
+//! - Who asks about nodes, or has them changed, does so behind the changes that were made of them here.
+//! - A node that is asked about counts as waiting for the server until the answer is there, so that a recall of it does not
+//!   wait for the kernel meanwhile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cairn_types::{Errno, Ino, LeaseMode, MetaOp, OpReply};
 use cairn_wire::message::QueryAnswer;
 use cairn_wire::{Query, QueryReply};
+use tokio::runtime::Handle as Runtime;
 
-use super::Mount;
 use crate::api::AttrReply;
+use crate::cache::fetch::FetchContext;
 use crate::error::{Error, FsResult};
-use crate::node::{Life, Node};
-use crate::stats::add;
+use crate::node::{Life, Node, NodeState};
+use crate::node_cache::NodeCache;
+use crate::session::Session;
+use crate::stats::{Counters, add};
 use crate::timer::sleep;
+use crate::writeback::Journal;
 
 /// How long an operation tries to get a lease that others keep taking away.
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(30);
@@ -20,38 +33,91 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(30);
 const RECALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The server's answer is not of the kind that the question has.
-pub(crate) fn unfitting<T>(answer: &QueryAnswer) -> FsResult<T> {
+pub(super) fn unfitting<T>(answer: &QueryAnswer) -> FsResult<T> {
     tracing::error!(?answer, "the server's answer does not fit the question");
     Err(Errno::EIO.into())
 }
 
 /// For questions and changes that name a node by its number: one that is not there was replaced or removed by another
 /// mount since the kernel looked it up. The kernel looks again, which it does not for `ENOENT`.
-pub(crate) fn stale(error: Error) -> Error {
+pub(super) fn stale(error: Error) -> Error {
     if error == Errno::ENOENT { Errno::ESTALE.into() } else { error }
 }
 
-impl Mount {
+/// The server as operations see it: through the session, behind the journal, into the nodes.
+pub(super) struct Remote {
+    pub(super) session: Session,
+    pub(super) nodes: Arc<NodeCache>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) runtime: Runtime,
+    /// Every change fails with `EROFS`.
+    read_only: bool,
+    closing: AtomicBool,
+}
+
+impl Remote {
+    pub(super) fn new(
+        session: Session,
+        nodes: Arc<NodeCache>,
+        journal: Arc<Journal>,
+        counters: Arc<Counters>,
+        runtime: Runtime,
+        read_only: bool,
+    ) -> Self {
+        Remote { session, nodes, journal, counters, runtime, read_only, closing: AtomicBool::new(false) }
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// From now on no change is made here first. Whether that was so already.
+    pub(super) fn begin_closing(&self) -> bool {
+        self.closing.swap(true, Ordering::SeqCst)
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// From where and how blocks are fetched.
+    pub(super) fn fetching(&self) -> FetchContext {
+        FetchContext {
+            session: self.session.clone(),
+            counters: Arc::clone(&self.counters),
+            runtime: self.runtime.clone(),
+        }
+    }
+
+    /// Whether what is said here of a node may be changed ahead of the server.
+    pub(super) fn may_change_here(&self, state: &NodeState) -> bool {
+        self.nodes.usable(state, LeaseMode::Exclusive)
+            && !state.is_recalled()
+            && state.life() == Life::Named
+            && !self.closing.load(Ordering::Relaxed)
+    }
+
     /// Fails with `EROFS` on a mount that is read-only.
-    pub(crate) fn writable(&self) -> FsResult<()> {
-        if self.options.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
+    pub(super) fn writable(&self) -> FsResult<()> {
+        if self.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
     }
 
     /// Asks about `nodes`, which count as waiting meanwhile. What was changed of them here is at the server before.
-    pub(crate) async fn query(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
+    pub(super) async fn query(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
         self.journal.flush_changes_of(nodes).await?;
         self.query_ahead(query, nodes).await
     }
 
-    /// As [`Mount::query`], for what buffered changes of the nodes have nothing to do with.
-    pub(crate) async fn query_ahead(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
+    /// As [`Remote::query`], for what buffered changes of the nodes have nothing to do with.
+    pub(super) async fn query_ahead(&self, query: Query, nodes: &[&Arc<Node>]) -> FsResult<QueryReply> {
         add(&self.counters.queries, 1);
         let _waiting: Vec<_> = nodes.iter().map(|node| node.wait_for_server()).collect();
         self.session.query(query).await
     }
 
     /// Makes a change that touches `nodes` and takes over what the answer tells.
-    pub(crate) async fn call(&self, op: MetaOp, nodes: &[&Arc<Node>]) -> FsResult<OpReply> {
+    pub(super) async fn call(&self, op: MetaOp, nodes: &[&Arc<Node>]) -> FsResult<OpReply> {
         self.journal.flush_changes_of(nodes).await?;
         add(&self.counters.calls, 1);
         let _waiting: Vec<_> = nodes.iter().map(|node| node.wait_for_server()).collect();
@@ -61,7 +127,7 @@ impl Mount {
     }
 
     /// Waits until no recall of the node is being answered: what is asked meanwhile would be void.
-    pub(crate) async fn await_recall(&self, node: &Arc<Node>) -> FsResult<()> {
+    pub(super) async fn await_recall(&self, node: &Arc<Node>) -> FsResult<()> {
         if !node.lock().is_recalled() {
             return Ok(());
         }
@@ -84,7 +150,7 @@ impl Mount {
     }
 
     /// The node, with a lease of at least `mode` at the moment of return. `ESTALE` if it is known to be gone.
-    pub(crate) async fn acquire(&self, ino: Ino, mode: LeaseMode) -> FsResult<Arc<Node>> {
+    pub(super) async fn acquire(&self, ino: Ino, mode: LeaseMode) -> FsResult<Arc<Node>> {
         let node = self.nodes.table.get_or_insert(ino);
         let begun = Instant::now();
         let mut attempts = 0u32;
@@ -114,7 +180,7 @@ impl Mount {
     }
 
     /// Attributes as of now, from here or from the server.
-    pub(crate) async fn current_attr(&self, ino: Ino) -> FsResult<AttrReply> {
+    pub(super) async fn current_attr(&self, ino: Ino) -> FsResult<AttrReply> {
         let node = self.nodes.table.get_or_insert(ino);
         {
             let state = node.lock();
