@@ -115,8 +115,9 @@ pub trait KernelCache: Send + Sync {
     /// As [`KernelCache::invalidate_data`], with pages of these bytes of the file alone. Waits for pages that are being
     /// read, which the kernel keeps locked until its request is answered.
     fn invalidate_range(&self, ino: Ino, range: Range<u64>);
-    /// Drops cached attributes alone. Never blocks.
-    fn invalidate_attr(&self, ino: Ino);
+    /// Drops cached attributes alone. Never blocks. Whether the kernel knew the node: if not, it may still be taking in the
+    /// answer that tells of it, attributes included.
+    fn invalidate_attr(&self, ino: Ino) -> bool;
     /// Makes every cached name of the mount be asked for again (`FUSE_NOTIFY_INC_EPOCH`). Never blocks.
     fn expire_entries(&self);
     /// Whether [`KernelCache::expire_entries`] works; otherwise no entry may be given a time to live.

@@ -10,6 +10,7 @@ pub mod api;
 pub mod benchmarks;
 mod cache;
 mod connect;
+mod emptying;
 mod error;
 mod extents;
 mod held_locks;

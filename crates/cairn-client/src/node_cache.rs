@@ -32,6 +32,11 @@ impl NodeCache {
         NodeCache { table: Table::new(), session, kernel, chunk_size }
     }
 
+    /// The front end's caches, once it is there.
+    pub(crate) fn kernel(&self) -> Option<&Arc<dyn KernelCache>> {
+        self.kernel.get()
+    }
+
     /// Bytes.
     pub(crate) fn chunk_size(&self) -> u32 {
         self.chunk_size
@@ -97,20 +102,25 @@ impl NodeCache {
 
     /// What to say of a node of which the server has just said `attr`: with what is buffered here, if a lease covers it.
     pub(crate) fn told(&self, node: &Node, attr: &Attr) -> AttrReply {
-        let state = node.lock();
+        self.told_of(&node.lock(), attr)
+    }
+
+    fn told_of(&self, state: &NodeState, attr: &Attr) -> AttrReply {
         match state.view() {
-            Some(view) if self.usable(&state, LeaseMode::Shared) => {
-                AttrReply { attr: view, ttl: self.time_to_live(&state) }
+            Some(view) if self.usable(state, LeaseMode::Shared) => {
+                AttrReply { attr: view, ttl: self.time_to_live(state) }
             }
             _ => AttrReply { attr: *attr, ttl: Duration::ZERO },
         }
     }
 
-    /// An entry for the kernel, which counts a reference to the node.
+    /// An entry for the kernel, which counts a reference to the node. It must be answered without any more waiting: a recall
+    /// waits until the kernel has taken it in.
     pub(crate) fn entry(&self, attr: &Attr, entry_ttl: Duration) -> Entry {
         let node = self.table.get_or_insert(attr.ino);
-        let reply = self.told(&node, attr);
         let mut state = node.lock();
+        // With the lock kept: a recall either comes before, and nothing may be relied on, or finds the reference.
+        let reply = self.told_of(&state, attr);
         state.add_reference();
         state.expect_open();
         drop(state);

@@ -4,11 +4,7 @@
 //! other requests are still answered under the lease, among them the writes by which the kernel brings dirty pages. Then
 //! the node is *sealed*: nothing is answered from here, what is buffered is flushed, everything is dropped, and the server
 //! is told.
-//!
-//! The emptying may also wait for a lock that the kernel holds for another request on the same file (a truncation) which
-//! itself waits for the server, perhaps behind this recall. It is then left to finish by itself.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,9 +14,10 @@ use cairn_wire::message::{Grant, LeaseReturn};
 use tokio::runtime::Handle as Runtime;
 
 use crate::api::KernelCache;
+use crate::emptying::{self, INVALIDATION_GRACE, INVALIDATION_LIMIT};
 use crate::held_locks::HeldLocks;
 use crate::lock_order;
-use crate::node::transfers::{Piece, WHOLE};
+use crate::node::transfers::WHOLE;
 use crate::node::{Node, RecallAnswer};
 use crate::node_cache::{Kernel, NodeCache};
 use crate::reservation::SpaceReservation;
@@ -29,12 +26,8 @@ use crate::stats::{Counters, add};
 use crate::timer::sleep;
 use crate::writeback::{Journal, WriteBack, WriteBuffer};
 
-/// An emptying that is seen twice at the same place with this time between, where a transfer has its pages, waits for it.
-const STUCK: Duration = Duration::from_millis(5);
-/// How long the kernel may take to empty its caches.
-const INVALIDATION_LIMIT: Duration = Duration::from_secs(5);
-/// The same while another request than reads and writes on the file waits for the server.
-const INVALIDATION_GRACE: Duration = Duration::from_millis(50);
+/// Pause while the kernel takes in an answer.
+const TAKING_IN: Duration = Duration::from_millis(1);
 /// Pause before a flush for a recall is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -148,11 +141,10 @@ impl Recall {
             return;
         };
         let first = node.lock().begin_recall(leave, stamp);
+        node.changed.notify_waiters();
         if first {
             let recall = Arc::clone(self);
             self.runtime.spawn(async move { recall.answer_recall(&node).await });
-        } else {
-            node.changed.notify_waiters();
         }
     }
 
@@ -162,6 +154,7 @@ impl Recall {
             if leave == LeaseMode::None {
                 self.withdraw(node).await;
             } else {
+                self.collect_mapped(node).await;
                 // Whoever writes from here on asks for the lease again, after this recall.
                 node.lock().downgrade(leave);
             }
@@ -209,20 +202,30 @@ impl Recall {
         let Some(kernel) = kernel else { return };
         if is_file {
             self.empty_kernel(node, &kernel).await;
-        } else {
-            if node.lock().directory().is_some() {
-                kernel.expire_entries();
+        } else if node.lock().directory().is_some() {
+            kernel.expire_entries();
+        }
+        self.drop_attributes(node, &kernel).await;
+    }
+
+    /// Drops the kernel's attributes of a node. Where it has been told of the node and does not know it yet, it is still
+    /// taking in the answer, and what it keeps of that would outlive the lease: this lasts until it knows the node, or has
+    /// forgotten it again.
+    async fn drop_attributes(&self, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
+        let begun = Instant::now();
+        while !kernel.invalidate_attr(node.ino) && node.lock().is_referred_to() {
+            let limit = if node.waiting() > 0 { INVALIDATION_GRACE } else { INVALIDATION_LIMIT };
+            if begun.elapsed() > limit {
+                tracing::debug!(ino = %node.ino, "the kernel does not know a node that it was told of");
+                return;
             }
-            kernel.invalidate_attr(node.ino);
+            sleep(&self.runtime, TAKING_IN).await;
         }
     }
 
-    /// Empties the kernel's cache of a file around what reads and writes keep locked, and holds those (see
-    /// [`crate::node::transfers`]). Each time that an emptying meets a page locked by a transfer which came after it began, that
-    /// one is left behind and the rest is emptied by another; there are as many at most as programs have requests.
-    async fn empty_kernel(self: &Arc<Self>, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
-        let begun = Instant::now();
-        let mut left = {
+    /// Holds reads and writes of a file and empties the kernel's cache of it.
+    async fn empty_kernel(&self, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
+        let has_pages = {
             let mut state = node.lock();
             if !state.is_recalled() {
                 return;
@@ -231,63 +234,27 @@ impl Recall {
             if !state.has_pages() {
                 state.seal();
             }
-            if state.has_pages() { vec![Piece { range: WHOLE, may_be_locked: false }] } else { Vec::new() }
+            state.has_pages()
         };
-        if left.is_empty() {
-            kernel.invalidate_attr(node.ino);
-            return;
-        }
-        while !left.is_empty() {
-            let pieces: Arc<[Piece]> = node.lock().transfers().pieces(&left).into();
-            left = self.empty_pieces(node, kernel, &pieces, begun).await;
+        if has_pages {
+            emptying::empty(&self.runtime, node, kernel, vec![WHOLE]).await;
         }
         node.lock().seal_emptied();
     }
 
-    /// Empties `pieces`, as far as that is possible without waiting for a transfer. Answers what is left.
-    async fn empty_pieces(
-        &self,
-        node: &Arc<Node>,
-        kernel: &Arc<dyn KernelCache>,
-        pieces: &Arc<[Piece]>,
-        begun: Instant,
-    ) -> Vec<Piece> {
-        let done = Arc::new(AtomicUsize::new(0));
-        let mut emptying = {
-            let (kernel, ino, pieces, done) = (Arc::clone(kernel), node.ino, Arc::clone(pieces), Arc::clone(&done));
-            self.runtime.spawn_blocking(move || {
-                for piece in pieces.iter() {
-                    kernel.invalidate_range(ino, piece.range.clone());
-                    done.fetch_add(1, Ordering::SeqCst);
-                }
-            })
-        };
-        let mut seen = None;
-        let mut others_since: Option<Instant> = None;
-        loop {
-            tokio::select! {
-                _ = &mut emptying => return Vec::new(),
-                () = sleep(&self.runtime, STUCK) => {}
+    /// Before others may read: has the kernel write the pages of a file that programs may have changed through a mapping. It
+    /// tells of no such change by itself, and makes the next only once it has read the page again, which is held until then.
+    async fn collect_mapped(&self, node: &Arc<Node>) {
+        let Some(kernel) = self.kernel.get().cloned() else { return };
+        {
+            let mut state = node.lock();
+            if !state.is_recalled() || !state.may_be_mapped() || !state.has_pages() {
+                return;
             }
-            let at = done.load(Ordering::SeqCst);
-            let Some(piece) = pieces.get(at) else { continue };
-            let (touched, transfers) = {
-                let state = node.lock();
-                (state.transfers().touch(&piece.range), state.transfers().count())
-            };
-            others_since =
-                if node.waiting() > transfers { others_since.or_else(|| Some(Instant::now())) } else { None };
-            if seen.replace(at) == Some(at) && touched {
-                // Two looks, and it is still here: it waits for a page that a transfer keeps.
-                let next = if piece.may_be_locked { at + 1 } else { at };
-                return pieces.get(next..).unwrap_or_default().to_vec();
-            }
-            let blocked = others_since.is_some_and(|since| since.elapsed() > INVALIDATION_GRACE);
-            if blocked || begun.elapsed() > INVALIDATION_LIMIT {
-                tracing::debug!(ino = %node.ino, "the kernel empties its cache of a file while the lease goes back");
-                return Vec::new();
-            }
+            state.transfers_mut().hold();
         }
+        emptying::empty(&self.runtime, node, &kernel, vec![WHOLE]).await;
+        node.lock().note_emptied();
     }
 
     /// Sends everything that is buffered of a node. `false` if the recall is no longer wanted.

@@ -100,7 +100,9 @@ impl Inner {
         if let Err(blocked) = self.leases.try_with(|table| table.begin_change(session, &touched, ticket, now)) {
             return Attempt::Blocked(blocked);
         }
-        match self.apply(round, session, op, Headroom::Free) {
+        // What is written was promised room when it was taken in.
+        let headroom = if matches!(op, MetaOp::Write { .. }) { Headroom::Reserved } else { Headroom::Free };
+        match self.apply(round, session, op, headroom) {
             Ok(applied) => {
                 let order = round.batch.allocate_order(1);
                 let recorded = round.batch.record_call(session, token, 0, acked_below);

@@ -6,7 +6,8 @@
 //! - Whoever has to wait reserves the nodes it waits for. Reservations are honoured in the order of tickets, over all
 //!   nodes: the oldest request waits for holders alone, so that requests neither starve nor wait for each other in a
 //!   ring. The reservation of a session never stands in its own way, and a session that holds a node exclusively may
-//!   always go on changing it: it may have to, in order to give it back.
+//!   always go on changing it: it may have to, in order to give it back. So may one that holds it for reading and was asked
+//!   to give it back, once nobody else holds it but those who wait to do the same.
 //! - Stamps only grow. The stamp of a grant is larger than that of every recall that its holder answered before.
 //! - A *pinned* node has been changed by a round that is not committed yet. Nobody is granted anything of it until it
 //!   is, so that a grant is never paired with an older state.
@@ -98,6 +99,13 @@ impl Node {
 
     fn others_than(&self, session: SessionId) -> impl Iterator<Item = &Holder> {
         self.holders.iter().filter(move |holder| holder.session != session)
+    }
+
+    /// Whether `session` waits for a change of it that it asked for after `ticket`.
+    fn has_later(&self, session: SessionId, ticket: Ticket) -> bool {
+        self.reservations.iter().any(|reservation| {
+            reservation.session == session && reservation.ticket > ticket && reservation.mode == LeaseMode::Exclusive
+        })
     }
 
     /// Whether somebody else came first.
@@ -228,11 +236,17 @@ impl Table {
         let mut open = true;
         for ino in inos {
             let Some(node) = self.nodes.get_mut(ino) else { continue };
-            if node.own(session).is_some_and(|own| own.mode == LeaseMode::Exclusive) {
+            let own = node.own(session);
+            if own.as_ref().is_some_and(|own| own.mode == LeaseMode::Exclusive) {
                 continue;
             }
-            open &=
-                node.others_than(session).next().is_none() && !node.is_reserved(session, ticket, LeaseMode::Exclusive);
+            // What it still has to write before it gives back, whoever waits for that waits for, too.
+            let is_last = inos.len() == 1 && own.is_some_and(|own| own.recall.is_some());
+            open &= if is_last {
+                node.others_than(session).all(|other| other.recall.is_some() && node.has_later(other.session, ticket))
+            } else {
+                node.others_than(session).next().is_none() && !node.is_reserved(session, ticket, LeaseMode::Exclusive)
+            };
         }
         if !open {
             return Err(self.block(session, inos, LeaseMode::Exclusive, ticket, now));

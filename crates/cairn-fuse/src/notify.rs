@@ -27,13 +27,18 @@ impl Notifier {
         Notifier { device, can_expire_entries }
     }
 
-    fn invalidate(&self, ino: Ino, off: i64, len: i64) {
+    /// Whether the kernel knew the node.
+    fn invalidate(&self, ino: Ino, off: i64, len: i64) -> bool {
         let message = abi::NotifyInvalInodeOut { ino: ino.0, off, len };
         match notify_kernel(&self.device, notify::INVAL_INODE, message.as_bytes()) {
-            Ok(()) => {}
-            // The kernel does not know the node, or the mount has ended: nothing is cached.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTCONN | libc::ENODEV)) => {}
-            Err(error) => tracing::warn!(%ino, %error, "the kernel did not drop its cache of a node"),
+            Ok(()) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+            // The mount has ended: nothing is cached, and nothing will be.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ENODEV)) => true,
+            Err(error) => {
+                tracing::warn!(%ino, %error, "the kernel did not drop its cache of a node");
+                true
+            }
         }
     }
 }
@@ -46,9 +51,9 @@ impl KernelCache for Notifier {
         self.invalidate(ino, start, length);
     }
 
-    fn invalidate_attr(&self, ino: Ino) {
+    fn invalidate_attr(&self, ino: Ino) -> bool {
         // A negative offset leaves the pages alone.
-        self.invalidate(ino, -1, 0);
+        self.invalidate(ino, -1, 0)
     }
 
     fn expire_entries(&self) {

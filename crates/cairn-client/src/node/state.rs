@@ -36,6 +36,8 @@ struct Uses {
     references: u64,
     /// Open handles.
     opens: u32,
+    /// Those for reading and writing: only such can a program map to change it.
+    mappable: u32,
     /// The server was told (with a returned lease) that this file is open here.
     declared_open: bool,
     /// When the kernel was last told of this node by name: it may be about to open it.
@@ -191,7 +193,7 @@ impl NodeState {
             self.remember_attr();
         }
         self.attributes.forget();
-        self.uses.pages = false;
+        self.note_emptied();
         match &mut self.content {
             Content::File(file) => file.extents_mut().clear(),
             Content::Directory(directory) => directory.clear(),
@@ -442,14 +444,16 @@ impl NodeState {
     }
 
     /// A program opens it. Whether the kernel may keep the pages that it has.
-    pub(crate) fn open(&mut self) -> bool {
+    pub(crate) fn open(&mut self, read_write: bool) -> bool {
         self.uses.opens += 1;
+        self.uses.mappable += u32::from(read_write);
         std::mem::replace(&mut self.uses.pages, true)
     }
 
     /// A program has closed it. Whether it was the last.
-    pub(crate) fn close(&mut self) -> bool {
+    pub(crate) fn close(&mut self, read_write: bool) -> bool {
         self.uses.opens = self.uses.opens.saturating_sub(1);
+        self.uses.mappable = self.uses.mappable.saturating_sub(u32::from(read_write));
         let last = self.uses.opens == 0;
         // Another mount may have removed the last name: then it goes with the last handle, too.
         if last && self.attr().is_some_and(|attr| attr.nlink == 0) {
@@ -488,10 +492,21 @@ impl NodeState {
         self.uses.pages = true;
     }
 
+    /// A program may have mapped it to change it. The kernel keeps a handle open for as long as a mapping lasts.
+    pub(crate) fn may_be_mapped(&self) -> bool {
+        self.uses.mappable > 0
+    }
+
+    /// The kernel's pages are gone, and none comes until the transfers that are held are let go.
+    pub(crate) fn note_emptied(&mut self) {
+        self.uses.pages = false;
+        self.transfers.note_emptied();
+    }
+
     /// The kernel's pages are gone, and nothing is answered from here any more; if the recall is not void by now.
     pub(crate) fn seal_emptied(&mut self) {
         if self.lease.seal() {
-            self.uses.pages = false;
+            self.note_emptied();
         }
     }
 

@@ -226,7 +226,7 @@ mod tests {
         let table = Table::new();
         let node = table.get_or_insert(Ino(5));
         assert_eq!(table.evict(Ino(5)), None);
-        node.lock().open();
+        node.lock().open(false);
         drop(node);
         assert_eq!(table.evict(Ino(5)), None);
     }

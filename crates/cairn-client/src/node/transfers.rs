@@ -5,6 +5,12 @@
 //! from dirty pages, which adds none). The kernel keeps the pages of a read locked, and empty, until it is answered, and
 //! may keep the last page of a write locked in the same way; an emptying that meets such a page waits for it. Therefore
 //! the emptying goes around them ([`Transfers::pieces`]): what is locked holds nothing that could be stale.
+//!
+//! A write is *overtaken* if its pages are emptied and read again before it is taken in: the kernel puts the bytes of a
+//! write into its pages first and then asks for them to be taken, and pages that it fills meanwhile hold what was there
+//! before. Such pages are emptied before the write is answered ([`Transfers::overtaken`]), and reads that were planned before
+//! it are planned anew ([`Transfers::overtakings`]). The kernel has one write of a file under way at a time, other than from
+//! dirty pages: it holds the file's lock.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,6 +23,11 @@ const PAGE: u64 = 4096;
 /// The whole of any file.
 pub(crate) const WHOLE: Range<u64> = 0..u64::MAX;
 
+/// The pages that bytes lie in.
+pub(crate) fn whole_pages(bytes: Range<u64>) -> Range<u64> {
+    bytes.start / PAGE * PAGE..bytes.end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX)
+}
+
 /// A range of the kernel's cache to be emptied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
@@ -24,6 +35,9 @@ pub(crate) struct Piece {
     /// One page, which a write may keep locked; if it does, the page is empty and need not be waited for.
     pub may_be_locked: bool,
 }
+
+/// Ranges that are noted one by one; more are noted as one that holds them all.
+const REFILLS_MAX: usize = 16;
 
 #[derive(Debug)]
 struct Entry {
@@ -40,9 +54,55 @@ pub(crate) struct Transfers {
     held: bool,
     last: u64,
     under_way: Vec<Entry>,
+    /// Pages that were read since the last write was answered, or since they were emptied after it.
+    refilled: Vec<Range<u64>>,
+    /// Pages were emptied since the last write was answered.
+    emptied: bool,
+    /// Writes that were overtaken.
+    overtakings: u64,
 }
 
 impl Transfers {
+    /// The kernel's pages of the file are empty.
+    pub(crate) fn note_emptied(&mut self) {
+        self.refilled.clear();
+        self.emptied = true;
+    }
+
+    fn note_refilled(&mut self, pages: Range<u64>) {
+        let touching = |noted: &&mut Range<u64>| noted.start <= pages.end && pages.start <= noted.end;
+        let hull = |a: &Range<u64>, b: &Range<u64>| a.start.min(b.start)..a.end.max(b.end);
+        if let Some(noted) = self.refilled.iter_mut().find(touching) {
+            *noted = hull(noted, &pages);
+        } else if self.refilled.len() < REFILLS_MAX {
+            self.refilled.push(pages);
+        } else {
+            let all = self.refilled.drain(..).fold(pages, |all, noted| hull(&all, &noted));
+            self.refilled.push(all);
+        }
+    }
+
+    /// A write of `pages` has just been taken in. What the kernel may have read there while it was on its way, and must
+    /// lose; reads that are planned are planned anew then. `unlocked`: the kernel empties those pages itself when it asks,
+    /// and keeps none of them locked.
+    pub(crate) fn overtaken(&mut self, pages: &Range<u64>, unlocked: bool) -> Vec<Range<u64>> {
+        if !self.emptied && !unlocked {
+            return Vec::new();
+        }
+        let inside = |noted: &Range<u64>| noted.start.max(pages.start)..noted.end.min(pages.end);
+        let stale: Vec<_> = self.refilled.iter().map(inside).filter(|range| !range.is_empty()).collect();
+        let read_now = |entry: &Entry| !entry.write && entry.pages.start < pages.end && pages.start < entry.pages.end;
+        if !stale.is_empty() || self.under_way.iter().any(read_now) {
+            self.overtakings += 1;
+        }
+        stale
+    }
+
+    /// Changes whenever what was planned for a read may be older than a write that has been taken in.
+    pub(crate) fn overtakings(&self) -> u64 {
+        self.overtakings
+    }
+
     pub(crate) fn hold(&mut self) {
         self.held = true;
     }
@@ -104,6 +164,18 @@ impl Transfers {
     fn end(&mut self, number: u64) {
         self.under_way.retain(|entry| entry.number != number);
     }
+
+    /// Ends one whose answer is about to reach the kernel.
+    fn answer(&mut self, number: u64) {
+        let Some(at) = self.under_way.iter().position(|entry| entry.number == number) else { return };
+        let Entry { pages, write, .. } = self.under_way.swap_remove(at);
+        if write {
+            self.refilled.clear();
+            self.emptied = false;
+        } else {
+            self.note_refilled(pages);
+        }
+    }
 }
 
 /// A transfer under way; over when dropped.
@@ -115,8 +187,7 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     pub(crate) fn read(node: &Arc<Node>, offset: u64, length: u64) -> Self {
-        let end = offset.saturating_add(length).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-        Self::begin(node, offset / PAGE * PAGE..end, false)
+        Self::begin(node, whole_pages(offset..offset.saturating_add(length)), false)
     }
 
     pub(crate) fn write(node: &Arc<Node>, offset: u64, length: u64) -> Self {
@@ -132,7 +203,7 @@ impl Transfer {
     /// It is answered now; `state` is its node's. The kernel may cache what it carries.
     pub(crate) fn answered(&mut self, state: &mut NodeState) {
         if let Some(number) = self.number.take() {
-            state.transfers_mut().end(number);
+            state.transfers_mut().answer(number);
         }
         state.note_pages();
     }

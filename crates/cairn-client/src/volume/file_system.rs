@@ -2,6 +2,7 @@
 //! is told to it here, because the parts do not know of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cairn_types::{AllocateMode, AttrChange, FileLock, Ino, LockOwner, Name, NewNode, RenameMode, XattrMode};
@@ -15,6 +16,11 @@ use crate::api::{
 use crate::error::FsResult;
 use crate::node::Node;
 use crate::prefetch::FileRead;
+
+/// For how long the kernel may keep attributes that it takes over from the answer to a change whatever it was told while
+/// the answer was on its way (`fuse_do_setattr`, `fuse_iget` without a version, both of Linux 6.18): a recall that came in
+/// between would be undone. Answers to look-ups and `getattr` it drops then.
+const UNGUARDED: Duration = Duration::ZERO;
 
 impl FileSystem for Volume {
     async fn lookup(&self, parent: Ino, name: Name) -> FsResult<Lookup> {
@@ -34,7 +40,8 @@ impl FileSystem for Volume {
     }
 
     async fn setattr(&self, ino: Ino, change: AttrChange, handle: Option<Handle>) -> FsResult<AttrReply> {
-        self.0.attributes.setattr(ino, change, handle).await
+        let reply = self.0.attributes.setattr(ino, change, handle).await?;
+        Ok(AttrReply { ttl: UNGUARDED, ..reply })
     }
 
     async fn readlink(&self, ino: Ino) -> FsResult<Bytes> {
@@ -61,7 +68,8 @@ impl FileSystem for Volume {
     }
 
     async fn link(&self, ino: Ino, new_parent: Ino, new_name: Name) -> FsResult<Entry> {
-        self.0.names.link(ino, new_parent, new_name).await
+        let entry = self.0.names.link(ino, new_parent, new_name).await?;
+        Ok(Entry { attr_ttl: UNGUARDED, ..entry })
     }
 
     async fn unlink(&self, parent: Ino, name: Name) -> FsResult<()> {

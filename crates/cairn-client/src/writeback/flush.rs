@@ -183,7 +183,12 @@ impl WriteBack {
         let mut counts = Vec::with_capacity(round.len());
         for part in round.iter_mut() {
             let before = ops.len();
-            ops.extend(self.buffer.content_ops(part));
+            let of_part = self.buffer.content_ops(part);
+            if part.node.lock().lease().mode() == LeaseMode::Exclusive {
+                ops.extend(of_part);
+            } else {
+                self.call_for(part, of_part).await;
+            }
             counts.push(ops.len() - before);
         }
         if ops.is_empty() {
@@ -201,6 +206,28 @@ impl WriteBack {
                 Err(errno) => part.outcome = Err(errno),
             }
         }
+    }
+
+    /// Makes content a file's that no exclusive lease covers: it came from pages that were changed by a mapping under a lease
+    /// for reading, which is being given back. The server makes it wait for others who read the file.
+    async fn call_for(&self, part: &mut Part, ops: Vec<MetaOp>) {
+        if ops.is_empty() {
+            return;
+        }
+        let mut replies = Vec::with_capacity(ops.len());
+        for op in ops {
+            match self.session.call(op).await {
+                Ok((reply, grants)) => {
+                    self.nodes.absorb(&grants, &[]);
+                    replies.push(reply);
+                }
+                Err(error) => {
+                    part.outcome = Err(error);
+                    return;
+                }
+            }
+        }
+        self.buffer.applied(part, &replies);
     }
 
     /// Tells the server of access times. What cannot be told is forgotten: nobody waits for it.

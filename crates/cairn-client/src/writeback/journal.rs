@@ -17,7 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_types::{Errno, MetaOp, OpReply};
+use cairn_types::{Errno, LeaseMode, MetaOp, OpReply};
 use cairn_wire::BLOBS_IN_ORDER_MAX;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
@@ -226,7 +226,8 @@ impl Journal {
             let mut content = None;
             if let Some(file) = state.file() {
                 let little = file.overlay().bytes() <= BLOBS_IN_ORDER_MAX as u64;
-                if !file.is_quiet() || !little {
+                let covered = file.is_clean() || state.lease().mode() == LeaseMode::Exclusive;
+                if !file.is_quiet() || !little || !covered {
                     return None;
                 }
                 if !file.is_clean() {

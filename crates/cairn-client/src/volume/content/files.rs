@@ -54,20 +54,19 @@ impl Content {
     }
 
     fn open_locked(&self, state: &mut NodeState, ino: Ino, open_flags: i32) -> Opened {
-        let keep_cache = state.open();
+        let read_write = open_flags & libc::O_ACCMODE == libc::O_RDWR;
+        let keep_cache = state.open(read_write);
         let direct_io = open_flags & libc::O_APPEND != 0 && wants_to_write(open_flags);
-        let handle = self.files.open(ino, state.write_errors().sequence());
+        let handle = self.files.open(ino, read_write, state.write_errors().sequence());
         Opened { handle, keep_cache, direct_io }
     }
 
     pub(crate) async fn release(self: &Arc<Self>, ino: Ino, handle: Handle, flock_owner: Option<LockOwner>) {
-        if self.files.close(handle).is_none() {
-            return;
-        }
+        let Some(closed) = self.files.close(handle) else { return };
         let node = self.remote.nodes.table.get_or_insert(ino);
         let declared = {
             let mut state = node.lock();
-            state.close() && state.take_declared_open()
+            state.close(closed.read_write) && state.take_declared_open()
         };
         self.drop_unreachable(&node);
         if declared {

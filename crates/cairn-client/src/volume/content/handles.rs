@@ -17,6 +17,8 @@ use crate::prefetch::policy::streams::ReadAhead;
 #[derive(Debug)]
 pub(crate) struct FileHandle {
     pub ino: Ino,
+    /// Opened for both.
+    pub read_write: bool,
     pub read_ahead: Mutex<ReadAhead, lock_order::Streams>,
     /// Number of the last write error that this handle was told of (or that was there before it).
     pub error_seen: Mutex<u64, lock_order::ErrorSeen>,
@@ -36,10 +38,11 @@ impl OpenFiles {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(super) fn open(&self, ino: Ino, error_seen: u64) -> Handle {
+    pub(super) fn open(&self, ino: Ino, read_write: bool, error_seen: u64) -> Handle {
         let number = self.number();
         let read_ahead = ReadAhead::new(Arc::clone(&self.outstanding));
-        let file = FileHandle { ino, read_ahead: Mutex::new(read_ahead), error_seen: Mutex::new(error_seen) };
+        let (read_ahead, error_seen) = (Mutex::new(read_ahead), Mutex::new(error_seen));
+        let file = FileHandle { ino, read_write, read_ahead, error_seen };
         self.files.lock().insert(number, Arc::new(file));
         Handle(number)
     }

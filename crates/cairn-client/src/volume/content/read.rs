@@ -55,7 +55,11 @@ impl Content {
         let mut gone = 0;
         let mut on_plan = Some(on_plan);
         for _ in 0..ATTEMPTS {
-            let plan = read_plan::plan(&self.remote.nodes, &node.lock(), offset, u64::from(length))?;
+            let (plan, overtakings) = {
+                let state = node.lock();
+                let plan = read_plan::plan(&self.remote.nodes, &state, offset, u64::from(length))?;
+                (plan, state.transfers().overtakings())
+            };
             let (parts, epoch, size) = match plan {
                 Plan::Ready { parts, epoch, size } => (parts, epoch, size),
                 Plan::Lease => {
@@ -101,7 +105,11 @@ impl Content {
             };
             {
                 let mut state = node.lock();
-                if state.lease().epoch() != epoch || state.lease().is_sealed() || state.transfers().are_held() {
+                if state.lease().epoch() != epoch
+                    || state.lease().is_sealed()
+                    || state.transfers().are_held()
+                    || state.transfers().overtakings() != overtakings
+                {
                     continue;
                 }
                 transfer.answered(&mut state);
@@ -152,6 +160,11 @@ impl Content {
     /// Asks for the extents around `chunk`, under the lease that is held.
     pub(crate) async fn fetch_extents(&self, node: &Arc<Node>, chunk: u32) -> FsResult<()> {
         self.remote.await_recall(node).await?;
+        self.fetch_extents_now(node, chunk).await
+    }
+
+    /// As [`Content::fetch_extents`], for what a recall waits for.
+    pub(super) async fn fetch_extents_now(&self, node: &Arc<Node>, chunk: u32) -> FsResult<()> {
         let (first_chunk, count) = ExtentMap::window_of(chunk);
         let Some((epoch, covered)) = ({
             let state = node.lock();

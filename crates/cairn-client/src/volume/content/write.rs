@@ -1,5 +1,6 @@
 //! `write`: into the overlay, under an exclusive lease, with space for it reserved first.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,9 +8,10 @@ use cairn_types::{Attr, AttrChange, AttrFlags, Errno, Ino, LeaseMode, MetaOp, Ti
 
 use super::Content;
 use crate::api::{Handle, WriteFlags};
+use crate::emptying;
 use crate::error::FsResult;
 use crate::extents::by_chunk;
-use crate::node::transfers::Transfer;
+use crate::node::transfers::{Transfer, whole_pages};
 use crate::node::{Life, Node};
 use crate::overlay::Freeze;
 use crate::stats::add;
@@ -34,12 +36,29 @@ enum Lacking {
     Privileges,
     /// Too much is buffered already.
     Memory,
-    Nothing,
+    /// It is taken in. Before the answer the kernel must lose these ranges: it may have read them again while the write was
+    /// on its way.
+    Nothing {
+        overtaken: Vec<Range<u64>>,
+    },
 }
 
 fn has_privileges(attr: &Attr) -> bool {
     let set_gid = libc::S_ISGID | libc::S_IXGRP;
     attr.mode & libc::S_ISUID != 0 || attr.mode & set_gid == set_gid || attr.flags.contains(AttrFlags::HAS_CAPABILITY)
+}
+
+/// Until a recall of the node is being answered.
+async fn recalled(node: &Node) {
+    loop {
+        let changed = node.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if node.lock().is_recalled() {
+            return;
+        }
+        changed.await;
+    }
 }
 
 impl Content {
@@ -57,7 +76,7 @@ impl Content {
         let mut wanted = None;
         // The kernel's own pages are taken in any case: a recall may be waiting for them.
         let mut transfer = (!flags.from_cache).then(|| Transfer::write(&node, offset, u64::from(length)));
-        loop {
+        let overtaken = loop {
             // Anew each time: while this waited, what was written before it may have been lost, and then the program
             // must hear of that before anything more of it reaches the file.
             if let Some(handle) = handle {
@@ -67,11 +86,19 @@ impl Content {
                 return Ok(0);
             }
             match self.try_write(&node, offset, &data, flags, transfer.as_mut())? {
-                Lacking::Nothing => break,
+                Lacking::Nothing { overtaken } => break overtaken,
+                Lacking::Lease if flags.from_cache => {
+                    // A recall that begins meanwhile waits for this page.
+                    tokio::select! {
+                        lease = self.remote.acquire(ino, LeaseMode::Exclusive) => drop(lease?),
+                        () = recalled(&node) => {}
+                    }
+                }
                 Lacking::Lease => {
                     self.remote.acquire(ino, LeaseMode::Exclusive).await?;
                 }
                 Lacking::Recall => self.remote.await_recall(&node).await?,
+                Lacking::Extents(chunk) if flags.from_cache => self.fetch_extents_now(&node, chunk).await?,
                 Lacking::Extents(chunk) => self.fetch_extents(&node, chunk).await?,
                 Lacking::Space { needed, missing } => {
                     wanted = Some(self.space.reservation.want(needed));
@@ -84,8 +111,16 @@ impl Content {
                     flags.kill_privileges = false;
                 }
             }
-        }
+        };
         drop(wanted);
+        if !overtaken.is_empty() {
+            if let Some(kernel) = self.remote.nodes.kernel() {
+                emptying::empty(&self.remote.runtime, &node, kernel, overtaken).await;
+            }
+            if let Some(transfer) = &mut transfer {
+                transfer.answered(&mut node.lock());
+            }
+        }
         add(&self.remote.counters.bytes_written, u64::from(length));
         if flags.sync {
             self.fsync(ino).await?;
@@ -112,13 +147,17 @@ impl Content {
         if transfer.is_some() && state.transfers().are_held() {
             return Ok(Lacking::Recall);
         }
-        if !self.remote.nodes.usable(state, LeaseMode::Exclusive) {
+        // A mapped page that became dirty under a lease for reading must be written before that goes back: nobody has
+        // been granted another by then, and the server lets such a change go ahead of whoever waits.
+        let last_moment = flags.from_cache && state.is_recalled() && self.remote.nodes.usable(state, LeaseMode::Shared);
+        if !self.remote.nodes.usable(state, LeaseMode::Exclusive) && !last_moment {
             return Ok(Lacking::Lease);
         }
         let Some(attr) = state.view() else { return Ok(Lacking::Lease) };
         if flags.kill_privileges && has_privileges(&attr) {
             return Ok(Lacking::Privileges);
         }
+        let asked = offset;
         let offset = if flags.append { attr.size } else { offset };
         let length = data.len() as u64;
         if offset.checked_add(length).is_none_or(|end| end > self.file_size_max()) {
@@ -162,9 +201,15 @@ impl Content {
             filled && file.overlay().dirty_bytes() >= FLUSH_SOON.max(2 * u64::from(self.remote.nodes.chunk_size()));
         let queue = file.enlist();
         let idle = !file.is_flushing();
+        let mut overtaken = Vec::new();
         if let Some(transfer) = transfer {
-            // The kernel keeps what it has passed on, as it keeps what it reads.
-            transfer.answered(state);
+            // An append is written past the kernel's pages, and ends where it does; other writes lie in them.
+            let end = if flags.append { u64::MAX } else { offset + length };
+            overtaken = state.transfers_mut().overtaken(&whole_pages(asked.min(offset)..end), flags.append);
+            if overtaken.is_empty() {
+                // The kernel keeps what it has passed on, as it keeps what it reads.
+                transfer.answered(state);
+            }
         }
         drop(guard);
         if queue {
@@ -176,6 +221,6 @@ impl Content {
         if (much || crowded) && idle {
             self.writeback.flush_in_background(node, if crowded { Freeze::All } else { Freeze::FullChunks });
         }
-        Ok(Lacking::Nothing)
+        Ok(Lacking::Nothing { overtaken })
     }
 }

@@ -8,7 +8,7 @@ use cairn_types::{Attr, Errno, Ino, LeaseMode, MetaOp, Name, NewNode, OpReply, R
 
 use super::Names;
 use super::lookup::Resolved;
-use crate::api::{Caller, Entry, Opened};
+use crate::api::{AttrReply, Caller, Entry, Opened};
 use crate::error::FsResult;
 use crate::node::Node;
 use crate::node::directory::{Cached, Link};
@@ -113,8 +113,18 @@ impl Names {
                 outcome => break outcome?,
             }
         };
-        let opened = self.content.open_made(entry.attr.ino, open_flags).await?;
-        Ok((entry, opened))
+        let opened = match self.content.open_made(entry.attr.ino, open_flags).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                // The kernel is told nothing of it.
+                self.content.forget(entry.attr.ino, 1);
+                return Err(error);
+            }
+        };
+        // As of now: opening may have waited for a recall.
+        let node = self.remote.nodes.table.get_or_insert(entry.attr.ino);
+        let AttrReply { attr, ttl } = self.remote.nodes.told(&node, &entry.attr);
+        Ok((Entry { attr, attr_ttl: ttl, ..entry }, opened))
     }
 
     pub(crate) async fn make_unnamed(
@@ -144,9 +154,8 @@ impl Names {
             state.note_created();
             state.lose_last_name(true);
         }
-        let entry = self.remote.nodes.entry(attr, Duration::ZERO);
         let opened = self.content.open_made(ino, open_flags).await?;
-        Ok((entry, opened))
+        Ok((self.remote.nodes.entry(attr, Duration::ZERO), opened))
     }
 
     pub(crate) async fn link(&self, ino: Ino, new_parent: Ino, new_name: Name) -> FsResult<Entry> {

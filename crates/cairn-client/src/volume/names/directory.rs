@@ -180,8 +180,8 @@ impl Names {
         }
         loop {
             if listing.get(next).is_none() {
-                // One page for each answer is enough: the kernel asks again.
-                if entries.len() > 2 || !self.turn_page(&node, &mut listing, next, with_attributes).await? {
+                // One page for each answer is enough: the kernel asks again. Nor may what is told of nodes wait for more.
+                if next > FIRST.max(cursor + 1) || !self.turn_page(&node, &mut listing, next, with_attributes).await? {
                     break;
                 }
                 continue;

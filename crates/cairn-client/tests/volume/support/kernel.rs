@@ -37,8 +37,9 @@ impl KernelCache for Cache {
         caches.attrs.remove(&ino);
     }
 
-    fn invalidate_attr(&self, ino: Ino) {
+    fn invalidate_attr(&self, ino: Ino) -> bool {
         self.0.lock().attrs.remove(&ino);
+        true
     }
 
     fn expire_entries(&self) {
