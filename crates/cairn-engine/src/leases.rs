@@ -256,9 +256,16 @@ impl Table {
         Ok(())
     }
 
-    /// Reserves `inos` and asks those who are in the way to give back.
+    /// Reserves `inos` and asks those who are in the way to give back. Who looks again and waits on keeps its place, and
+    /// wakes nobody by that: two that wait for one node would wake each other until they have it.
     fn block(&mut self, session: SessionId, inos: &[Ino], need: LeaseMode, ticket: Ticket, now: Instant) -> Block {
-        self.release_ticket(ticket);
+        let before = self.tickets.remove(&ticket).unwrap_or_default();
+        for ino in &before {
+            if let Some(node) = self.nodes.get_mut(ino) {
+                node.reservations.retain(|reservation| reservation.ticket != ticket);
+            }
+        }
+        let mut reserved = Vec::with_capacity(inos.len());
         let leave = need.leaves_to_others();
         let mut block = Block { ino: inos.first().copied().unwrap_or(Ino::ROOT), recalls: vec![], holders: vec![] };
         for &ino in inos {
@@ -270,6 +277,7 @@ impl Table {
                 block.ino = ino;
             }
             node.reservations.push(Reservation { ticket, session, mode: need });
+            reserved.push(ino);
             let mut waits_for = Vec::new();
             for holder in &mut node.holders {
                 if holder.session == session || holder.mode <= leave {
@@ -289,7 +297,11 @@ impl Table {
                 block.holders = waits_for;
             }
         }
-        self.tickets.insert(ticket, inos.to_vec());
+        for ino in before.into_iter().filter(|ino| !reserved.contains(ino)) {
+            self.changed.push(ino);
+            self.tidy(ino);
+        }
+        self.tickets.insert(ticket, reserved);
         block
     }
 

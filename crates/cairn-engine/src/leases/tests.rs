@@ -124,6 +124,23 @@ fn a_stronger_recall_follows_a_weaker_one() {
 }
 
 #[test]
+fn who_looks_again_and_waits_on_wakes_nobody() {
+    const OTHER: Ino = Ino(11);
+    let mut table = table(3);
+    granted(read(&mut table, 1, 1));
+    let mut change = |session: u64, inos: &[Ino]| {
+        table.begin_change(SessionId(session), inos, Ticket(session), Instant::now()).expect_err("held");
+        table.take_changed()
+    };
+    assert!(change(2, &[FILE, OTHER]).is_empty());
+    assert!(change(3, &[OTHER, FILE]).is_empty());
+    assert!(change(2, &[FILE, OTHER]).is_empty());
+    assert!(change(3, &[OTHER, FILE]).is_empty());
+    assert_eq!(change(2, &[FILE]), [OTHER], "no longer waited for");
+    assert!(change(2, &[FILE, OTHER]).is_empty());
+}
+
+#[test]
 fn trimming_recalls_the_oldest() {
     let mut table = table(1);
     for number in 0..300 {

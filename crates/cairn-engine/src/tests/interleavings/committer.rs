@@ -23,6 +23,8 @@ impl cairn_locks::Rank for Innermost {
 }
 
 type Log = Arc<Mutex<Vec<(usize, usize)>, Innermost>>;
+/// What one submitter was answered.
+type Answers = Vec<Result<(), Errno>>;
 
 fn engine() -> Arc<Inner> {
     let options = VolumeOptions { durable_interval: Duration::from_secs(3600), ..VolumeOptions::default() };
@@ -33,7 +35,7 @@ fn engine() -> Arc<Inner> {
 }
 
 /// Two jobs are queued at once, and one brings itself.
-fn submit(inner: &Inner, log: &Log, submitter: usize) -> Vec<Result<(), Errno>> {
+fn submit(inner: &Inner, log: &Log, submitter: usize) -> Answers {
     let job = |number: usize| {
         let log = Arc::clone(log);
         move |_: &mut committer::Round<'_>| log.lock().push((submitter, number))
@@ -53,7 +55,7 @@ fn submit(inner: &Inner, log: &Log, submitter: usize) -> Vec<Result<(), Errno>> 
 }
 
 /// Runs submitters beside the committer's thread, with something else done meanwhile.
-fn play(meanwhile: fn(&Inner)) -> (Vec<Vec<Result<(), Errno>>>, Vec<(usize, usize)>) {
+fn play(meanwhile: fn(&Inner)) -> (Vec<Answers>, Vec<(usize, usize)>) {
     let (inner, log) = (engine(), Log::default());
     let writer = {
         let inner = Arc::clone(&inner);

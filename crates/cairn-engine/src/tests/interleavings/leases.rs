@@ -10,10 +10,12 @@ use cairn_locks::schedules::{block_on, mpsc, thread, try_many};
 use cairn_types::{Ino, LeaseMode, SessionId};
 use cairn_wire::message::LeaseReturn;
 
-use crate::leases::{RecallOrder, Table, Verdict, Want};
+use crate::leases::{RecallOrder, Table, Ticket, Verdict, Want};
 use crate::recall::{Blocked, Leases};
 
 cairn_locks::ranks! { Band::Program;
+    /// Held for a round of changes, as by the committer: there is one writer.
+    Writer,
     /// What a session knows.
     Known,
     /// What all of them believe in.
@@ -30,6 +32,7 @@ struct Knowledge {
 
 struct World {
     leases: Leases,
+    writer: Mutex<(), Writer>,
     known: Vec<Mutex<HashMap<Ino, Knowledge>, Known>>,
     believed: Mutex<HashMap<(usize, Ino), LeaseMode>, Beliefs>,
     inboxes: Vec<mpsc::Sender<Option<RecallOrder>>>,
@@ -86,21 +89,20 @@ impl World {
         }
     }
 
-    /// A change that is sent to the server, and its round.
+    /// A change that is sent to the server, and its round. Rounds follow one another; what a change waits for, it waits for
+    /// between two of them.
     fn change(&self, session: usize, inos: &[Ino]) {
         let mut ticket = self.leases.ticket();
-        loop {
-            let begun =
-                self.leases.try_with(|table| table.begin_change(id(session), inos, ticket.ticket, Instant::now()));
-            match begun {
-                Ok(()) => break,
-                Err(blocked) => {
-                    ticket.mark_used();
-                    self.wait(blocked);
-                }
-            }
+        while let Err(blocked) = self.round(session, inos, ticket.ticket) {
+            ticket.mark_used();
+            self.wait(blocked);
         }
-        for _ in 0..2 {
+    }
+
+    fn round(&self, session: usize, inos: &[Ino], ticket: Ticket) -> Result<(), Blocked> {
+        let _writer = self.writer.lock();
+        let begun = self.leases.try_with(|table| table.begin_change(id(session), inos, ticket, Instant::now()));
+        for _ in 0..if begun.is_ok() { 2 } else { 0 } {
             let believed = self.believed.lock();
             let other = believed.keys().find(|(other, ino)| *other != session && inos.contains(ino));
             assert_eq!(other, None, "believed in while {session} changes {inos:?}");
@@ -108,6 +110,7 @@ impl World {
             thread::yield_now();
         }
         self.leases.with(Table::unpin_all);
+        begun
     }
 
     /// Answers what the session is asked for.
@@ -129,6 +132,7 @@ fn play(sessions: &[fn(&World, usize)]) {
     let (inboxes, receivers): (Vec<_>, Vec<_>) = sessions.iter().map(|_| mpsc::channel()).unzip();
     let world = Arc::new(World {
         leases: Leases::new(0),
+        writer: Mutex::default(),
         known: sessions.iter().map(|_| Mutex::default()).collect(),
         believed: Mutex::default(),
         inboxes,
