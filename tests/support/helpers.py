@@ -6,9 +6,13 @@ import contextlib
 import errno
 import os
 import pathlib
+import pickle
 import random
+import select
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 
 from . import harness, syscalls
 
@@ -76,3 +80,36 @@ def as_user(name: str, code: str, *arguments: object) -> subprocess.CompletedPro
 
 def run(*command: object) -> str:
     return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def at_once(*works: Callable[[], object], limit: float = 60) -> list[object]:
+    """What the works return, each done in a process of its own, all at the same time: threads of one would wait for each other."""
+    children = []
+    for work in works:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            outcome: tuple[bool, object] = (False, "nothing")
+            try:
+                outcome = (True, work())
+            except BaseException as error:  # noqa: BLE001 - told to the parent
+                outcome = (False, repr(error))
+            finally:
+                os.write(writing, pickle.dumps(outcome))
+                os._exit(0)
+        os.close(writing)
+        children.append((pid, reading))
+    results, wrong = [], []
+    deadline = time.monotonic() + limit
+    for pid, reading in children:
+        ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+            wrong.append(f"not done in {limit} s")
+        else:
+            done, result = pickle.loads(os.read(reading, 65_536))
+            (results if done else wrong).append(result)
+        os.close(reading)
+        os.waitpid(pid, 0)
+    assert not wrong, wrong
+    return results

@@ -13,7 +13,6 @@
 mod archive;
 mod chart;
 mod large;
-mod lock_order;
 pub mod page;
 pub mod plan;
 pub mod progress;

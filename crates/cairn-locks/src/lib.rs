@@ -38,7 +38,6 @@ pub use rwlock::{ReadGuard, RwLock, WriteGuard};
 #[repr(u16)]
 pub enum Band {
     Program,
-    Bench,
     Control,
     Containers,
     Transfer,
