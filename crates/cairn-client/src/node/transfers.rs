@@ -227,6 +227,41 @@ mod tests {
         vec![Piece { range: WHOLE, may_be_locked: false }]
     }
 
+    fn transfer(state: &mut Transfers, page: u64, write: bool) {
+        let number = state.begin(page * PAGE..(page + 1) * PAGE, write);
+        state.answer(number);
+    }
+
+    #[test]
+    fn a_write_is_overtaken_by_what_was_read_since_an_emptying() {
+        let mut state = Transfers::default();
+        let page = |page: u64| page * PAGE..(page + 1) * PAGE;
+        transfer(&mut state, 1, false);
+        assert!(state.overtaken(&page(1), false).is_empty(), "the kernel put the write into the page that it had read");
+        assert_eq!(state.overtaken(&page(1), true), [page(1)], "it had emptied the page itself");
+        state.note_emptied();
+        assert!(state.overtaken(&page(1), false).is_empty(), "nothing is there");
+        transfer(&mut state, 1, false);
+        let before = state.overtakings();
+        assert!(state.overtaken(&page(2), false).is_empty());
+        assert_eq!((state.overtaken(&page(1), false), state.overtakings()), (vec![page(1)], before + 1));
+        transfer(&mut state, 1, true);
+        transfer(&mut state, 1, false);
+        assert!(state.overtaken(&page(1), false).is_empty(), "no other write was under way since");
+    }
+
+    #[test]
+    fn many_ranges_are_noted_as_one() {
+        let mut state = Transfers::default();
+        state.note_emptied();
+        for page in 0..100 {
+            transfer(&mut state, 3 * page, false);
+        }
+        assert!(state.refilled.len() <= REFILLS_MAX);
+        let stale = state.overtaken(&WHOLE, false);
+        assert!((0..100).all(|page| stale.iter().any(|range| range.contains(&(3 * page * PAGE)))));
+    }
+
     #[test]
     fn an_idle_file_is_emptied_at_once() {
         assert_eq!(Transfers::default().pieces(&whole()), whole());
