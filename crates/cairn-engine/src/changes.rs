@@ -97,7 +97,11 @@ impl Inner {
             Err(errno) => return refused(errno),
         };
         let now = std::time::Instant::now();
-        if let Err(blocked) = self.leases.try_with(|table| table.begin_change(session, &touched, ticket, now)) {
+        let begun = self.leases.try_with(|table| match op {
+            MetaOp::Write { ino, .. } => table.begin_write(session, *ino, ticket, now),
+            _ => table.begin_change(session, &touched, ticket, now),
+        });
+        if let Err(blocked) = begun {
             return Attempt::Blocked(blocked);
         }
         // What is written was promised room when it was taken in.

@@ -236,23 +236,39 @@ impl Table {
         let mut open = true;
         for ino in inos {
             let Some(node) = self.nodes.get_mut(ino) else { continue };
-            let own = node.own(session);
-            if own.as_ref().is_some_and(|own| own.mode == LeaseMode::Exclusive) {
+            if node.own(session).is_some_and(|own| own.mode == LeaseMode::Exclusive) {
                 continue;
             }
-            // What it still has to write before it gives back, whoever waits for that waits for, too.
-            let is_last = inos.len() == 1 && own.is_some_and(|own| own.recall.is_some());
-            open &= if is_last {
-                node.others_than(session).all(|other| other.recall.is_some() && node.has_later(other.session, ticket))
-            } else {
-                node.others_than(session).next().is_none() && !node.is_reserved(session, ticket, LeaseMode::Exclusive)
-            };
+            open &=
+                node.others_than(session).next().is_none() && !node.is_reserved(session, ticket, LeaseMode::Exclusive);
         }
         if !open {
             return Err(self.block(session, inos, LeaseMode::Exclusive, ticket, now));
         }
         self.release_ticket(ticket);
         self.pinned.extend(inos);
+        Ok(())
+    }
+
+    /// As [`Table::begin_change`], for content that `session` collected under a lease for reading. If it is asked to give that
+    /// back, whoever waits for it waits for this, too; and of several who are, each having something to write, the one that
+    /// came first goes first: none of them answers anything from what it knows by then.
+    pub(crate) fn begin_write(
+        &mut self,
+        session: SessionId,
+        ino: Ino,
+        ticket: Ticket,
+        now: Instant,
+    ) -> Result<(), Block> {
+        let is_last = self.nodes.get_mut(&ino).is_some_and(|node| {
+            let may_wait = |other: &Holder| other.recall.is_some() && node.has_later(other.session, ticket);
+            node.others_than(session).all(may_wait) && node.own(session).is_some_and(|own| own.recall.is_some())
+        });
+        if !is_last {
+            return self.begin_change(session, &[ino], ticket, now);
+        }
+        self.release_ticket(ticket);
+        self.pinned.insert(ino);
         Ok(())
     }
 

@@ -82,7 +82,7 @@ fn a_recalled_reader_writes_what_it_has_ahead_of_who_waits_for_it() {
     let block = blocked(table.acquire(SessionId(2), FILE, want, Ticket(3), Instant::now()));
     assert_eq!(block.recalls.len(), 1, "the other reader's");
     // The one that waits reads the file itself: it must lose what it knows before that changes.
-    let change = |table: &mut Table| table.begin_change(SessionId(1), &[FILE], Ticket(4), Instant::now());
+    let change = |table: &mut Table| table.begin_write(SessionId(1), FILE, Ticket(4), Instant::now());
     let back = change(&mut table).expect_err("held").recalls;
     assert_eq!(back.iter().map(|recall| recall.session).collect::<Vec<_>>(), [SessionId(2)]);
     assert!(give_back(&mut table, 2, back[0].stamp, LeaseMode::None));
@@ -96,7 +96,7 @@ fn two_recalled_readers_with_something_to_write_do_not_wait_for_each_other() {
     granted(read(&mut table, 2, 2));
     blocked(table.acquire(SessionId(3), FILE, Want::AtLeast(LeaseMode::Exclusive), Ticket(3), Instant::now()));
     let change = |table: &mut Table, session, ticket| {
-        table.begin_change(SessionId(session), &[FILE], Ticket(ticket), Instant::now())
+        table.begin_write(SessionId(session), FILE, Ticket(ticket), Instant::now())
     };
     assert!(change(&mut table, 1, 4).is_err(), "the other may still be reading");
     assert!(change(&mut table, 2, 5).is_err(), "the other came first");
