@@ -5,6 +5,7 @@
 //! the node is *sealed*: nothing is answered from here, what is buffered is flushed, everything is dropped, and the server
 //! is told.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -111,6 +112,8 @@ pub(crate) struct Recall {
     runtime: Runtime,
     /// Files that were declared open at the server because an open was expected.
     expected_opens: Mutex<Vec<Ino>, lock_order::ExpectedOpens>,
+    /// The mount is ending.
+    closing: AtomicBool,
 }
 
 /// What a [`Recall`] stands on.
@@ -130,8 +133,20 @@ pub(crate) struct RecallParts {
 impl Recall {
     pub(crate) fn new(parts: RecallParts) -> Self {
         let RecallParts { nodes, writeback, journal, buffer, space, locks, kernel, session, counters, runtime } = parts;
-        let expected_opens = Mutex::default();
-        Recall { nodes, writeback, journal, buffer, space, locks, kernel, session, counters, runtime, expected_opens }
+        Recall {
+            nodes,
+            writeback,
+            journal,
+            buffer,
+            space,
+            locks,
+            kernel,
+            session,
+            counters,
+            runtime,
+            expected_opens: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
     }
 
     fn recalled(self: &Arc<Self>, ino: Ino, leave: LeaseMode, stamp: u64) {
@@ -146,6 +161,11 @@ impl Recall {
             let recall = Arc::clone(self);
             self.runtime.spawn(async move { recall.answer_recall(&node).await });
         }
+    }
+
+    /// The mount is ending: the kernel may be gone.
+    pub(crate) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     async fn answer_recall(self: &Arc<Self>, node: &Arc<Node>) {
@@ -213,7 +233,9 @@ impl Recall {
     /// forgotten it again.
     async fn drop_attributes(&self, node: &Arc<Node>, kernel: &Arc<dyn KernelCache>) {
         let begun = Instant::now();
-        while !kernel.invalidate_attr(node.ino) && node.lock().is_referred_to() {
+        // A kernel that has unmounted knows nothing any more, and forgets nothing.
+        while !kernel.invalidate_attr(node.ino) && node.lock().is_referred_to() && !self.closing.load(Ordering::Relaxed)
+        {
             let limit = if node.waiting() > 0 { INVALIDATION_GRACE } else { INVALIDATION_LIMIT };
             if begun.elapsed() > limit {
                 tracing::debug!(ino = %node.ino, "the kernel does not know a node that it was told of");

@@ -170,6 +170,7 @@ impl Mount {
         if self.remote.begin_closing() {
             return Ok(());
         }
+        self.recall.begin_closing();
         self.warm.stop();
         let limit = sleep(&self.remote.runtime, deadline);
         let outcome = tokio::select! {

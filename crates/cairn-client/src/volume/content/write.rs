@@ -12,7 +12,7 @@ use crate::emptying;
 use crate::error::FsResult;
 use crate::extents::by_chunk;
 use crate::node::transfers::{Transfer, whole_pages};
-use crate::node::{Life, Node};
+use crate::node::{Life, Node, NodeState};
 use crate::overlay::Freeze;
 use crate::stats::add;
 use crate::writeback::FLUSH_SOON;
@@ -48,19 +48,6 @@ fn has_privileges(attr: &Attr) -> bool {
     attr.mode & libc::S_ISUID != 0 || attr.mode & set_gid == set_gid || attr.flags.contains(AttrFlags::HAS_CAPABILITY)
 }
 
-/// Until a recall of the node is being answered.
-async fn recalled(node: &Node) {
-    loop {
-        let changed = node.changed.notified();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
-        if node.lock().is_recalled() {
-            return;
-        }
-        changed.await;
-    }
-}
-
 impl Content {
     pub(crate) async fn write(
         &self,
@@ -91,7 +78,7 @@ impl Content {
                     // A recall that begins meanwhile waits for this page.
                     tokio::select! {
                         lease = self.remote.acquire(ino, LeaseMode::Exclusive) => drop(lease?),
-                        () = recalled(&node) => {}
+                        () = self.last_moment(&node) => {}
                     }
                 }
                 Lacking::Lease => {
@@ -128,6 +115,24 @@ impl Content {
         Ok(length)
     }
 
+    /// Whether a mapped page that became dirty under a lease for reading is taken in now: it must be written before that goes
+    /// back. Nobody has been granted another by then, and the server lets such a change go ahead of whoever waits.
+    fn is_last_moment(&self, state: &NodeState) -> bool {
+        state.is_recalled() && self.remote.nodes.usable(state, LeaseMode::Shared)
+    }
+
+    async fn last_moment(&self, node: &Node) {
+        loop {
+            let changed = node.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.is_last_moment(&node.lock()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     fn try_write(
         &self,
         node: &Arc<Node>,
@@ -147,10 +152,8 @@ impl Content {
         if transfer.is_some() && state.transfers().are_held() {
             return Ok(Lacking::Recall);
         }
-        // A mapped page that became dirty under a lease for reading must be written before that goes back: nobody has
-        // been granted another by then, and the server lets such a change go ahead of whoever waits.
-        let last_moment = flags.from_cache && state.is_recalled() && self.remote.nodes.usable(state, LeaseMode::Shared);
-        if !self.remote.nodes.usable(state, LeaseMode::Exclusive) && !last_moment {
+        let covered = self.remote.nodes.usable(state, LeaseMode::Exclusive);
+        if !(covered || flags.from_cache && self.is_last_moment(state)) {
             return Ok(Lacking::Lease);
         }
         let Some(attr) = state.view() else { return Ok(Lacking::Lease) };
